@@ -1,0 +1,235 @@
+"""The two objects that cross every boundary: `TokenSequence` (one sample, tokenised) and `PackedBatch` (what a step eats).
+
+A sequence is ids plus spans; an objective turns it into a `CorruptedSequence`; packing lays several of those side by
+side into rows. Which token may see which is *one* rule over `document`, `block` and `stream`, written here once
+(`visible`), and every attention pattern of the project is a setting of those three integers:
+
+    causal text             block -1
+    bidirectional image     one block id for the image's tokens
+    masked pretraining      one block for the whole document
+    block-causal frames     one block per frame
+    teacher-forced frames   a noisy copy of a frame (stream n) in front of its clean copy (stream 0)
+
+Axis names: rows, length, n (tokens of one sequence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimodel.vocabulary import Modality
+
+NO_TARGET = -100
+PADDING_DOCUMENT = -1
+CAUSAL = -1
+CLEAN = 0
+
+
+class Role(IntEnum):
+    """What an objective may do with a span."""
+
+    STRUCTURE = 0
+    """Delimiters: always visible, never a target."""
+    CONDITION = 1
+    """Given: never corrupted, never a target (a prompt, the actions of an episode)."""
+    TARGET = 2
+    """To be learnt: may be corrupted, is supervised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of tokens `[start, stop)` of one modality. `time` is the environment step it belongs to (0 outside
+    episodes); `grid` is (height, width) in tokens for images and None for everything one-dimensional."""
+
+    start: int
+    stop: int
+    modality: Modality
+    role: Role
+    time: int = 0
+    grid: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One tokenised sample: `ids` [n] int64 and the spans that cover it exactly, in order.
+
+    `key` names the sample in the shards and seeds every random draw made on it.
+    """
+
+    key: str
+    ids: np.ndarray
+    spans: tuple[Span, ...]
+
+    def __post_init__(self) -> None:
+        position = 0
+        for span in self.spans:
+            assert span.start == position and span.stop > span.start, (self.key, span, position)
+            assert span.grid is None or span.grid[0] * span.grid[1] == len(span), (self.key, span)
+            position = span.stop
+        assert position == len(self.ids), (self.key, position, len(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def modality(self) -> np.ndarray:
+        """[n] the modality of every token."""
+        return self._spread([span.modality for span in self.spans])
+
+    def role(self) -> np.ndarray:
+        """[n] the role of every token."""
+        return self._spread([span.role for span in self.spans])
+
+    def _spread(self, values: Sequence[int]) -> np.ndarray:
+        return np.repeat(np.asarray(values, dtype=np.int64), [len(span) for span in self.spans])
+
+    def position_ids(self) -> np.ndarray:
+        """[3, n] (time, height, width) positions for multimodal rotary embeddings (M-RoPE, Qwen2-VL, section 2.1).
+
+        One-dimensional tokens use their index on all three axes, also after an image ("index preserving"): text that
+        follows an image continues exactly as plain `generate()` would number it. An image's tokens share the index of
+        its first token as time and count height and width from 0.
+        """
+        positions = np.tile(np.arange(len(self.ids), dtype=np.int64), (3, 1))
+        for span in self.spans:
+            if span.grid is not None:
+                height, width = span.grid
+                positions[0, span.start : span.stop] = span.start
+                positions[1, span.start : span.stop] = np.repeat(np.arange(height), width)
+                positions[2, span.start : span.stop] = np.tile(np.arange(width), height)
+        return positions
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptedSequence:
+    """A sequence after an objective: what the model reads and what it must answer. Arrays of length n.
+
+    `objective` is the index of the objective on every token that its normaliser counts and -1 elsewhere: masked
+    objectives with a likelihood bound count all maskable tokens, the others only their targets.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    block: np.ndarray
+    stream: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    objective: np.ndarray
+    modality: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Rows of packed sequences. No optional field; every tensor is [rows, length] but `position_ids` [3, rows, length].
+
+    input_ids     int64, after corruption
+    position_ids  int64, (time, height, width); never restart inside a document
+    document      int64, which packed sequence of the row a token belongs to; -1 is padding
+    block         int64, tokens of one block see each other both ways; -1 is plain causal
+    stream        int64, 0 clean; n > 0 the n-th noisy copy, seen by itself only
+    target        int64, what the hidden state at this place must predict; -100 none
+    weight        float32, loss weight of the target
+    objective     int64, the objective whose normaliser counts this token; -1 none
+    modality      int64, `Modality` of the token
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    document: Tensor
+    block: Tensor
+    stream: Tensor
+    target: Tensor
+    weight: Tensor
+    objective: Tensor
+    modality: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.document != PADDING_DOCUMENT).sum())
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def rows(self, start: int, stop: int) -> PackedBatch:
+        """The batch of rows `[start, stop)`."""
+        return PackedBatch(
+            **{
+                f.name: getattr(self, f.name)[:, start:stop] if f.name == "position_ids" else getattr(self, f.name)[start:stop]
+                for f in fields(self)
+            }
+        )
+
+
+def visible(
+    query_index: Tensor,
+    key_index: Tensor,
+    query: tuple[Tensor, Tensor, Tensor],
+    key: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """The visibility rule on broadcastable tensors; `query` and `key` are (document, block, stream).
+
+    A query sees a key iff they share a document, and the key is not later or both are in one block, and the key is
+    clean or in the query's own stream. Every token also sees itself, so that padding rows have a defined softmax.
+    """
+    (query_document, query_block, query_stream), (key_document, key_block, key_stream) = query, key
+    same_document = (query_document == key_document) & (query_document != PADDING_DOCUMENT)
+    not_later = key_index <= query_index
+    same_block = (query_block == key_block) & (query_block != CAUSAL)
+    readable = (key_stream == CLEAN) | (key_stream == query_stream)
+    return (same_document & (not_later | same_block) & readable) | (query_index == key_index)
+
+
+def dense_mask(batch: PackedBatch) -> Tensor:
+    """bool [rows, 1, length, length], True where attention is allowed. For SDPA (CPU and tests); memory is length^2."""
+    index = torch.arange(batch.document.shape[1], device=batch.document.device)
+    parts = (batch.document, batch.block, batch.stream)
+    query = tuple(part[:, None, :, None] for part in parts)
+    key = tuple(part[:, None, None, :] for part in parts)
+    return visible(index[:, None], index[None, :], query, key)  # pyright: ignore[reportArgumentType]
+
+
+def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: int) -> PackedBatch:
+    """Lays each list of sequences side by side into one row of `row_tokens` tokens, padded at the end.
+
+    Block ids are renumbered so that they are unique in a row: blocks of two documents never merge.
+    Raises ValueError when the sequences of a row are longer than `row_tokens`.
+    """
+    shape = (len(rows), row_tokens)
+    arrays = {
+        "input_ids": np.full(shape, pad_id, dtype=np.int64),
+        "position_ids": np.zeros((3, *shape), dtype=np.int64),
+        "document": np.full(shape, PADDING_DOCUMENT, dtype=np.int64),
+        "block": np.full(shape, CAUSAL, dtype=np.int64),
+        "stream": np.full(shape, CLEAN, dtype=np.int64),
+        "target": np.full(shape, NO_TARGET, dtype=np.int64),
+        "weight": np.zeros(shape, dtype=np.float32),
+        "objective": np.full(shape, -1, dtype=np.int64),
+        "modality": np.full(shape, int(Modality.SPECIAL), dtype=np.int64),
+    }
+    for row, sequences in enumerate(rows):
+        start = next_block = 0
+        for document, sequence in enumerate(sequences):
+            stop = start + len(sequence)
+            if stop > row_tokens:
+                raise ValueError(f"row {row} needs {stop} tokens but a row holds {row_tokens}: raise batch.row_tokens")
+            here = slice(start, stop)
+            for name in ("input_ids", "stream", "target", "weight", "objective", "modality"):
+                arrays[name][row, here] = getattr(sequence, name)
+            arrays["position_ids"][:, row, here] = sequence.position_ids
+            arrays["document"][row, here] = document
+            arrays["block"][row, here] = np.where(sequence.block == CAUSAL, CAUSAL, sequence.block + next_block)
+            next_block = max(next_block, int(arrays["block"][row, here].max()) + 1)
+            start = stop
+    return PackedBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -1,0 +1,118 @@
+"""One vocabulary for every modality: where the ids of text, images, actions, rewards ... begin and end.
+
+Ids are laid out as `text | special | image | audio | action | reward | done | padding`. Text comes first so that a
+Hugging Face tokenizer's ids are the model's ids; the total is padded to a multiple of 128, which keeps the embedding
+and head matrix multiplications aligned. Nothing else in the project adds an offset to a code by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+PADDED_MULTIPLE = 128
+
+
+class Modality(IntEnum):
+    """What a token is a token of. The value is stored in batches and logs: append, never renumber."""
+
+    TEXT = 0
+    SPECIAL = 1
+    IMAGE = 2
+    AUDIO = 3
+    ACTION = 4
+    REWARD = 5
+    DONE = 6
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+CODE_MODALITIES = (Modality.IMAGE, Modality.AUDIO, Modality.ACTION, Modality.REWARD, Modality.DONE)
+"""Modalities with a range of their own after the special tokens, in id order."""
+
+SPECIAL_TOKENS = ("<|image|>", "<|no_action|>") + tuple(
+    f"<|mask_{modality.label}|>" for modality in Modality if modality is not Modality.SPECIAL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Sizes of every modality, from which all id ranges follow.
+
+    `text_size` counts the text tokenizer's ids (its own pad, bos and eos included). A size of 0 means the modality
+    is absent from this run.
+    """
+
+    text_size: int
+    image_size: int = 0
+    audio_size: int = 0
+    action_size: int = 0
+    reward_size: int = 0
+    done_size: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("text_size", "image_size", "audio_size", "action_size", "reward_size", "done_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"vocabulary.{name} ({getattr(self, name)}) must not be negative")
+        if self.text_size == 0:
+            raise ValueError("vocabulary.text_size must be positive: every run has a text tokenizer")
+
+    def size_of(self, modality: Modality) -> int:
+        """Number of codes of `modality`."""
+        return len(SPECIAL_TOKENS) if modality is Modality.SPECIAL else getattr(self, f"{modality.label}_size")
+
+    def range_of(self, modality: Modality) -> range:
+        """The ids of `modality`; empty when the run does not have it."""
+        start = 0
+        for candidate in (Modality.TEXT, Modality.SPECIAL, *CODE_MODALITIES):
+            stop = start + self.size_of(candidate)
+            if candidate is modality:
+                return range(start, stop)
+            start = stop
+        raise AssertionError(modality)
+
+    @property
+    def used_size(self) -> int:
+        """Ids that mean something; the rest up to `size` is padding."""
+        return self.range_of(CODE_MODALITIES[-1]).stop
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding matrix."""
+        return -(-self.used_size // PADDED_MULTIPLE) * PADDED_MULTIPLE
+
+    def special(self, token: str) -> int:
+        """Id of a special token such as `<|image|>`."""
+        return self.range_of(Modality.SPECIAL).start + SPECIAL_TOKENS.index(token)
+
+    @property
+    def image_start(self) -> int:
+        return self.special("<|image|>")
+
+    @property
+    def no_action(self) -> int:
+        return self.special("<|no_action|>")
+
+    def mask(self, modality: Modality) -> int:
+        """The MASK id that stands for a hidden token of `modality`."""
+        return self.special(f"<|mask_{modality.label}|>")
+
+    def ids(self, modality: Modality, codes: np.ndarray) -> np.ndarray:
+        """Codes (any shape, from 0) to ids. Raises ValueError for a code outside the modality's range."""
+        codes = np.asarray(codes, dtype=np.int64)
+        size = self.size_of(modality)
+        if codes.size and (codes.min() < 0 or codes.max() >= size):
+            wrong = codes[(codes < 0) | (codes >= size)].flat[0]
+            raise ValueError(f"{modality.label} code {wrong} is outside 0..{size - 1} of this run's vocabulary")
+        return codes + self.range_of(modality).start
+
+    def codes(self, modality: Modality, ids: np.ndarray) -> np.ndarray:
+        """Ids (any shape) back to codes of `modality`."""
+        return np.asarray(ids, dtype=np.int64) - self.range_of(modality).start
+
+    def to_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__}
