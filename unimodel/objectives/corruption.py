@@ -1,0 +1,25 @@
+"""Which function serves which objective config. Adding an objective adds one file and one line here."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unimodel.batch import CorruptedSequence, TokenSequence
+from unimodel.config import DiffusionForcingConfig, MaskedConfig, NextTokenConfig, ObjectiveConfig
+from unimodel.objectives.diffusion_forcing import corrupt_frames
+from unimodel.objectives.masked import corrupt_masked
+from unimodel.objectives.next_token import next_token
+from unimodel.vocabulary import Vocabulary
+
+
+def corrupt(
+    sequence: TokenSequence, vocabulary: Vocabulary, config: ObjectiveConfig, index: int, rng: np.random.Generator
+) -> CorruptedSequence:
+    """Applies objective number `index` of a stage to one sequence. A pure function of its arguments and `rng`."""
+    match config:
+        case NextTokenConfig():
+            return next_token(sequence, config, index)
+        case MaskedConfig():
+            return corrupt_masked(sequence, vocabulary, config, index, rng)
+        case DiffusionForcingConfig():
+            return corrupt_frames(sequence, vocabulary, config, index, rng)

@@ -1,0 +1,87 @@
+"""Discrete diffusion forcing: every frame of an episode gets its own mask rate.
+
+After Diffusion Forcing (arXiv 2407.01392) with MASK instead of Gaussian noise. A point mass at "clean" makes training
+see what sampling sees, namely a clean past (small Genie copies mask all past frames and meet clean ones only at play
+time), a point mass at "all masked" is the first step of sampling, and random codes among the visible tokens teach the
+model to survive its own mistakes (context noise, as in GameNGen and Dreamer 4). Frames are blocks; everything else is
+causal, so an action can change its own next frame and nothing earlier.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, Span, TokenSequence
+from unimodel.config import DiffusionForcingConfig
+from unimodel.objectives.masked import mask_ids, span_blocks
+from unimodel.vocabulary import Modality, Vocabulary
+
+OUTCOME_MASK_FRACTION = 0.5
+"""How often a reward or done token is hidden; they are single tokens, so a rate has no meaning for them."""
+
+
+def frame_mask_rate(config: DiffusionForcingConfig, rng: np.random.Generator) -> float:
+    """0 with probability clean_fraction, 1 with full_fraction, else cos(pi u / 2)."""
+    choice = rng.random()
+    if choice < config.clean_fraction:
+        return 0.0
+    if choice < config.clean_fraction + config.full_fraction:
+        return 1.0
+    return math.cos(math.pi * rng.random() / 2)
+
+
+def corrupt_frames(
+    sequence: TokenSequence, vocabulary: Vocabulary, config: DiffusionForcingConfig, index: int, rng: np.random.Generator
+) -> CorruptedSequence:
+    """Corrupts the TARGET frames and outcomes of an episode window; the first frame is given, never masked."""
+    modality = sequence.modality()
+    input_ids = sequence.ids.copy()
+    hidden = np.zeros(len(sequence), dtype=bool)
+    frames = [span for span in sequence.spans if span.grid is not None]
+    targets = [span for span in frames if span.role is Role.TARGET]
+    noise = rng.random() * config.context_noise_fraction
+    rates = [frame_mask_rate(config, rng) for _ in targets]
+    if targets and not any(rates):
+        rates[int(rng.integers(len(rates)))] = 1.0  # a window without a question teaches nothing
+    for span in frames:
+        _add_context_noise(input_ids, span, vocabulary, noise, rng)
+    for span, rate in zip(targets, rates, strict=True):
+        hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
+    for span in sequence.spans:
+        if span.role is Role.TARGET and span.grid is None:
+            hidden[span.start : span.stop] = rng.random(len(span)) < OUTCOME_MASK_FRACTION
+    input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
+
+    target = np.where(hidden, sequence.ids, NO_TARGET)
+    weight = hidden.astype(np.float32)
+    for before, span in zip(frames, frames[1:], strict=False):
+        changed = sequence.ids[before.start : before.stop] != sequence.ids[span.start : span.stop]
+        weight[span.start : span.stop] *= np.where(changed, config.changed_weight, 1.0)
+    return CorruptedSequence(
+        input_ids=input_ids,
+        position_ids=sequence.position_ids(),
+        block=span_blocks(sequence),
+        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        target=target,
+        weight=weight,
+        objective=np.where(hidden, index, -1),
+        modality=modality,
+    )
+
+
+def _exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """bool [num_tokens] with ceil(rate * num_tokens) True places."""
+    hidden = np.zeros(num_tokens, dtype=bool)
+    hidden[rng.permutation(num_tokens)[: math.ceil(rate * num_tokens)]] = True
+    return hidden
+
+
+def _add_context_noise(
+    input_ids: np.ndarray, span: Span, vocabulary: Vocabulary, fraction: float, rng: np.random.Generator
+) -> None:
+    """Replaces a share of a frame's tokens by uniformly random codes, in place."""
+    replaced = rng.random(len(span)) < fraction
+    codes = rng.integers(vocabulary.image_size, size=len(span))
+    input_ids[span.start : span.stop][replaced] = vocabulary.ids(Modality.IMAGE, codes[replaced])

@@ -1,0 +1,95 @@
+"""Masked discrete diffusion: hide a random share of the targets behind MASK and predict them in place.
+
+One family, three choices (schedule, how many, weight). With weight "elbo" the expected loss is an upper bound of
+-log p in nats, exact for exact conditionals (MDLM, arXiv 2406.07524, eq. 10; LLaDA, arXiv 2502.09992, eq. 3 and 14):
+
+    each token with probability r    weight -alpha'(u) / (1 - alpha(u)) with alpha = 1 - r: 1/r for linear r = u,
+                                     (pi/2) tan(pi u / 2) for cosine r = cos(pi u / 2)
+    exactly k of n tokens            weight (n / k) * (1/n) / P(k): the bound holds for k uniform on 1..n, and
+                                     P(k) is the probability that the schedule draws k
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.config import MaskedConfig
+from unimodel.vocabulary import Modality, Vocabulary
+
+
+def mask_rate(u: float, schedule: str) -> float:
+    """Mask rate r in [0, 1] for u uniform in [0, 1)."""
+    return u if schedule == "linear" else math.cos(math.pi * u / 2)
+
+
+def count_probability(k: np.ndarray, n: int, schedule: str) -> np.ndarray:
+    """P(ceil(r n) = k) for k in 1..n under `schedule`."""
+    if schedule == "linear":
+        return np.full(np.shape(k), 1.0 / n)
+    return (2 / math.pi) * (np.arcsin(np.asarray(k) / n) - np.arcsin((np.asarray(k) - 1) / n))
+
+
+def draw_mask(num_tokens: int, config: MaskedConfig, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """bool [num_tokens] of hidden tokens and the loss weight of each of them."""
+    u = rng.random()
+    rate = mask_rate(u, config.schedule)
+    if config.mask_count == "fixed":
+        count = min(max(1, math.ceil(rate * num_tokens)), num_tokens)
+        hidden = np.zeros(num_tokens, dtype=bool)
+        hidden[rng.permutation(num_tokens)[:count]] = True
+        bound = 1.0 / (count * float(count_probability(np.asarray(count), num_tokens, config.schedule)))
+    else:
+        hidden = rng.random(num_tokens) < rate
+        bound = 1.0 / max(rate, 1e-9) if config.schedule == "linear" else math.pi / 2 * math.tan(math.pi * u / 2)
+    return hidden, bound if config.weight == "elbo" else 1.0
+
+
+def corrupt_masked(
+    sequence: TokenSequence, vocabulary: Vocabulary, config: MaskedConfig, index: int, rng: np.random.Generator
+) -> CorruptedSequence:
+    """Hides TARGET tokens of `sequence`; CONDITION and STRUCTURE tokens stay as they are (prompt protection)."""
+    modality, role = sequence.modality(), sequence.role()
+    maskable = np.flatnonzero(role == Role.TARGET)
+    hidden, weight = draw_mask(len(maskable), config, rng)
+    if rng.random() < config.whole_modality_fraction:
+        hidden |= modality[maskable] == rng.choice(np.unique(modality[maskable]))
+
+    input_ids = sequence.ids.copy()
+    masked = maskable[hidden]
+    input_ids[masked] = mask_ids(modality[masked], vocabulary)
+    if rng.random() < config.condition_dropout_fraction:
+        condition = (role == Role.CONDITION) & (modality == Modality.TEXT)
+        input_ids[condition] = vocabulary.mask(Modality.TEXT)
+
+    target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
+    target[masked] = sequence.ids[masked]
+    objective = np.full(len(sequence), -1, dtype=np.int64)
+    # The bound is per maskable token, also those left visible this time; MaskGIT's mean is over masked tokens only.
+    objective[maskable if config.weight == "elbo" else masked] = index
+    return CorruptedSequence(
+        input_ids=input_ids,
+        position_ids=sequence.position_ids(),
+        block=np.zeros(len(sequence), dtype=np.int64) if config.attention == "document" else span_blocks(sequence),
+        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        target=target,
+        weight=np.where(target != NO_TARGET, weight, 0.0).astype(np.float32),
+        objective=objective,
+        modality=modality,
+    )
+
+
+def mask_ids(modality: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """The MASK id of each modality in `modality` (any shape)."""
+    table = np.array([0 if m is Modality.SPECIAL else vocabulary.mask(m) for m in Modality], dtype=np.int64)
+    return table[modality]
+
+
+def span_blocks(sequence: TokenSequence) -> np.ndarray:
+    """[n] block ids: every image is a block of its own, everything else is causal."""
+    block = np.full(len(sequence), CAUSAL, dtype=np.int64)
+    for number, span in enumerate(span for span in sequence.spans if span.grid is not None):
+        block[span.start : span.stop] = number
+    return block

@@ -1,0 +1,31 @@
+"""Next-token prediction of the TARGET spans. The shift is in the data: the token before a target predicts it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.config import NextTokenConfig
+from unimodel.objectives.masked import span_blocks
+from unimodel.vocabulary import Modality
+
+
+def next_token(sequence: TokenSequence, config: NextTokenConfig, index: int) -> CorruptedSequence:
+    """Images that are given are bidirectional blocks; images that are targets are read in raster order, causally."""
+    modality, role = sequence.modality(), sequence.role()
+    is_target = role == Role.TARGET
+    target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
+    target[:-1][is_target[1:]] = sequence.ids[1:][is_target[1:]]
+    weights = np.array([config.span_weights.get(m.label, 1.0) for m in Modality], dtype=np.float32)  # pyright: ignore
+    weight = np.zeros(len(sequence), dtype=np.float32)
+    weight[:-1] = np.where(is_target[1:], weights[modality[1:]], 0.0)
+    return CorruptedSequence(
+        input_ids=sequence.ids,
+        position_ids=sequence.position_ids(),
+        block=np.where(is_target, CAUSAL, span_blocks(sequence)),
+        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        target=target,
+        weight=weight,
+        objective=np.where(target == NO_TARGET, -1, index),
+        modality=modality,
+    )
