@@ -58,16 +58,19 @@ class MixtureOrder:
         epoch, position = divmod(draw, self._ingredients[ingredient].num_samples)
         return Draw(ingredient, epoch, int(self._permutation(ingredient, epoch)[position]))
 
+    def generator(self, *purpose: int | str) -> np.random.Generator:
+        """A generator for one purpose of this stage's order."""
+        return keyed_generator(self._seed, self._stage, *purpose)
+
     def _build_cycle(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The ingredient of every draw of a cycle, and how many draws of it came earlier in the cycle."""
         cycle = np.repeat(np.arange(len(self._ingredients)), self._per_cycle)
-        keyed_generator(self._seed, self._stage, "cycle", number).shuffle(cycle)
+        self.generator("cycle", number).shuffle(cycle)
         one_hot = cycle[:, None] == np.arange(len(self._ingredients))
         return cycle, (np.cumsum(one_hot, axis=0) - 1)[np.arange(len(cycle)), cycle]
 
     def _build_permutation(self, ingredient: int, epoch: int) -> np.ndarray:
-        generator = keyed_generator(self._seed, self._stage, "order", ingredient, epoch)
-        return generator.permutation(self._ingredients[ingredient].num_samples)
+        return self.generator("order", ingredient, epoch).permutation(self._ingredients[ingredient].num_samples)
 
 
 def _largest_remainder(shares: Sequence[float], total: int) -> np.ndarray:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from data_pipelines.stream.order import Draw, MixtureOrder
-from data_pipelines.stream.randomness import keyed_generator
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
 WINDOW_DRAWS = 128
@@ -72,7 +71,7 @@ class PackedStream:
             first = number * WINDOW_DRAWS
             sequences = [self._build(self._order[n]) for n in range(first, first + WINDOW_DRAWS)]
             rows = best_fit_decreasing([len(sequence) for sequence in sequences], self._row_tokens)
-            keyed_generator("rows", number).shuffle(rows)
+            self._order.generator("rows", number).shuffle(rows)
             self._window = [[sequences[i] for i in row] for row in rows]
             self._window_number = number
         return self._window

@@ -1,0 +1,39 @@
+"""The visibility rule as the mask an attention kernel wants: dense boolean for SDPA, `BlockMask` for FlexAttention.
+
+FlexAttention has no backward on CPU, so CPU runs (and tests) use the dense mask; CUDA runs use blocks, which skip
+invisible tiles and need no length^2 memory. Both are built from `unimodel.batch.visible`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from unimodel.batch import PackedBatch, dense_mask, visible
+
+
+def attention_implementation(device: torch.device) -> str:
+    """The Hugging Face attention name for a device."""
+    return "flex_attention" if device.type == "cuda" else "sdpa"
+
+
+def attention_mask(batch: PackedBatch) -> Tensor | BlockMask:
+    """The explicit mask of a batch for the device it lies on; transformers passes either through untouched."""
+    return block_mask(batch) if batch.document.device.type == "cuda" else dense_mask(batch)
+
+
+def block_mask(batch: PackedBatch) -> BlockMask:
+    """The rule as a FlexAttention block mask [rows, 1, length, length]."""
+    parts = (batch.document, batch.block, batch.stream)
+
+    def rule(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        del head
+        at_query: Any = tuple(part[row, query] for part in parts)
+        at_key: Any = tuple(part[row, key] for part in parts)
+        return visible(query, key, at_query, at_key)
+
+    rows, length = batch.document.shape
+    return create_block_mask(rule, rows, None, length, length, device=batch.document.device.type)

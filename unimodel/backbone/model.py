@@ -1,0 +1,114 @@
+"""The backbone: a stock Hugging Face decoder, an explicit mask, 3-D positions, logits only where a target stands.
+
+Nothing in it belongs to this project but the mask and the positions it is called with, so an export loads with plain
+`AutoModelForCausalLM`. No time embedding: masked diffusion does not need one (arXiv 2409.02908).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
+
+from unimodel.backbone.attention import attention_mask
+from unimodel.batch import NO_TARGET, PackedBatch
+from unimodel.config import BackboneConfig
+from unimodel.vocabulary import Vocabulary
+
+NEW_ROW_STD = 0.02
+
+
+def huggingface_config(config: BackboneConfig, vocabulary: Vocabulary) -> Any:
+    """The Hugging Face config of a decoder with the sizes of `config` and the rows of `vocabulary`."""
+    sizes = {
+        "vocab_size": vocabulary.size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 1 << 18,
+    }
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    match config.family:
+        case "qwen3_5_text":
+            pairs = config.head_dim // 2
+            side = pairs // 3
+            rope |= {"partial_rotary_factor": 1.0, "mrope_section": [pairs - 2 * side, side, side], "mrope_interleaved": True}
+            return Qwen3_5TextConfig(**sizes, layer_types=["full_attention"] * config.num_layers, rope_parameters=rope)
+        case "qwen3":
+            return Qwen3Config(**sizes, rope_parameters=rope)
+        case "llama":
+            return LlamaConfig(**sizes, rope_parameters=rope)
+
+
+def build_decoder(config: BackboneConfig, vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    """A decoder in fp32 with weights drawn from `seed`, or pretrained ones with rows added for the new ids.
+
+    Raises ValueError when pretrained weights have fewer text rows than the run's vocabulary needs.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if config.pretrained is None:
+            return AutoModelForCausalLM.from_config(huggingface_config(config, vocabulary), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
+        old_rows = model.get_input_embeddings().weight.shape[0]
+        if old_rows < vocabulary.size:
+            # Means of old rows would give all codes nearly the same start; codes need room between them.
+            model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+            for weight in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+                nn.init.normal_(weight.data[old_rows:], std=NEW_ROW_STD)
+        return model
+
+
+def load_decoder(folder: str) -> PreTrainedModel:
+    """A decoder saved with `save_pretrained`, in fp32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def config_from_folder(folder: str) -> Any:
+    return AutoConfig.from_pretrained(folder)
+
+
+class Backbone(nn.Module):
+    """The decoder as the engine sees it: `PackedBatch` in, logits at the supervised positions out."""
+
+    def __init__(self, decoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.has_grid_positions = decoder.config.model_type == "qwen3_5_text"
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """[targets, vocabulary] logits in the row-major order of `batch.target != -100`.
+
+        A batch without any target still runs the head on its first token and returns an empty slice of it: every rank
+        must touch every parameter in every step, or collectives of ZeRO hang.
+        """
+        hidden = self.hidden(batch)
+        supervised = (batch.target != NO_TARGET).flatten().nonzero().squeeze(1)
+        flat = hidden.flatten(0, 1)
+        if len(supervised) == 0:
+            return self.decoder.lm_head(flat[:1]) * 0.0
+        return self.decoder.lm_head(flat[supervised])
+
+    def hidden(self, batch: PackedBatch) -> Tensor:
+        """[rows, length, dim] last hidden states."""
+        outputs = self.decoder.model(
+            input_ids=batch.input_ids,
+            position_ids=self._positions(batch),
+            attention_mask=attention_mask(batch),
+            use_cache=False,
+        )
+        return outputs.last_hidden_state
+
+    def _positions(self, batch: PackedBatch) -> Tensor:
+        """[4, rows, length] (index, time, height, width) for 3-D rotary positions, [rows, length] otherwise."""
+        index = torch.arange(batch.document.shape[1], device=batch.document.device).expand_as(batch.document)
+        starts = torch.ones_like(batch.document, dtype=torch.bool)
+        starts[:, 1:] = batch.document[:, 1:] != batch.document[:, :-1]
+        within = index - torch.where(starts, index, 0).cummax(dim=1).values
+        return torch.cat([within[None], batch.position_ids]) if self.has_grid_positions else within

@@ -1,0 +1,170 @@
+"""Images: an autoencoder with finite scalar quantisation (FSQ, arXiv 2309.15505), one code per patch.
+
+FSQ rounds each latent dimension to a few levels; there is no codebook to collapse, no auxiliary loss, and every code
+is used when the data needs it. Axis names: frames, height, width (pixels), rows, columns (patches).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unimodel.config import ImageTokenizerConfig
+
+WEIGHTS_FILE = "image_tokenizer.safetensors"
+CONFIG_FILE = "image_tokenizer.json"
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Latents [..., dims] to codes [...]: dimension i is squashed and rounded to `levels[i]` values (section 3.1)."""
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("basis", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
+        self.num_codes = math.prod(levels)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[..., dims] quantised to values in [-1, 1], with straight-through gradients."""
+        bounded = self._bound(latents)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        return rounded / (self.levels // 2)
+
+    def codes(self, quantised: Tensor) -> Tensor:
+        """[..., dims] quantised values to int64 codes [...]."""
+        half = self.levels // 2
+        return (((quantised * half).round() + half).long() * self.basis).sum(dim=-1)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """int64 codes [...] to quantised values [..., dims]."""
+        half = self.levels // 2
+        return ((codes[..., None] // self.basis) % self.levels - half) / half
+
+    def _bound(self, latents: Tensor) -> Tensor:
+        half = (self.levels - 1) * (1 + 1e-3) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        shift = (offset / half).atanh()
+        return (latents + shift).tanh() * half - offset
+
+
+class _Residual(nn.Module):
+    """x + MLP(norm(x)); `kernel` 1 keeps patches apart, 3 mixes neighbours."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(1, width) if kernel > 1 else _ChannelNorm(width),
+            nn.Conv2d(width, 2 * width, kernel, padding=kernel // 2),
+            nn.SiLU(),
+            nn.Conv2d(2 * width, width, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.layers(features)
+
+
+class _ChannelNorm(nn.Module):
+    """LayerNorm over channels at every place, so that a patch's features do not depend on other patches."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(features.movedim(1, -1)).movedim(-1, 1)
+
+
+class ImageTokenizer(nn.Module):
+    """uint8 frames [frames, height, width, 3] <-> codes [frames, rows, columns]."""
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch, width, dims = config.patch_pixels, config.width, len(config.levels)
+        kernel = 1 if config.patch_local else 3
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, width, patch, stride=patch), _Residual(width, kernel), _Residual(width, kernel), nn.Conv2d(width, dims, 1)
+        )
+        self.quantizer = FiniteScalarQuantizer(config.levels)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(dims, width, 1),
+            _Residual(width, kernel),
+            _Residual(width, kernel),
+            nn.Conv2d(width, 3 * patch * patch, 1),
+            nn.PixelShuffle(patch),
+        )
+
+    @property
+    def num_codes(self) -> int:
+        return self.quantizer.num_codes
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float [frames, 3, height, width] in [0, 1] to its reconstruction, differentiable."""
+        quantised = self.quantizer(self.encoder(pixels).movedim(1, -1))
+        return self.decoder(quantised.movedim(-1, 1))
+
+    @torch.no_grad()
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """int64 codes. Raises ValueError when the frames do not divide into patches."""
+        frames = np.asarray(frames)
+        patch = self.config.patch_pixels
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.shape[1] % patch or frames.shape[2] % patch:
+            raise ValueError(
+                f"frames of shape {frames.shape} do not fit the image tokenizer: it needs [frames, height, width, 3] "
+                f"with height and width multiples of {patch}"
+            )
+        device = next(self.parameters()).device
+        batches = torch.from_numpy(np.ascontiguousarray(frames)).split(256)
+        codes = [self.quantizer.codes(self.quantizer(self.encoder(to_unit(b.to(device))).movedim(1, -1))) for b in batches]
+        return torch.cat(codes).cpu().numpy()
+
+    @torch.no_grad()
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """uint8 frames from codes."""
+        device = next(self.parameters()).device
+        batches = torch.from_numpy(np.asarray(codes, dtype=np.int64)).split(256)
+        frames = [to_uint8(self.decoder(self.quantizer.values(b.to(device)).float().movedim(-1, 1))) for b in batches]
+        return torch.cat(frames).cpu().numpy()
+
+    def save(self, folder: Path) -> None:
+        """Writes weights (safetensors) and config (JSON) into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> ImageTokenizer:
+        """Loads what `save` wrote, in evaluation mode. Raises FileNotFoundError naming the command that trains one."""
+        if not (folder / WEIGHTS_FILE).exists():
+            raise FileNotFoundError(f"no image tokenizer in {folder}: run `unimodel tokenizer train CONFIG`")
+        config = ImageTokenizerConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tokenizer = ImageTokenizer(config)
+        tokenizer.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        return tokenizer.eval()
+
+    def fingerprint(self) -> str:
+        """Hash of config and weights: codes of one tokenizer mean nothing to another."""
+        digest = hashlib.sha256(json.dumps(self.config.model_dump(mode="json"), sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """uint8 [frames, height, width, 3] to float [frames, 3, height, width] in [0, 1]."""
+    return frames.movedim(-1, 1).float() / 255
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """The reverse of `to_unit`, rounded and clipped."""
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)

@@ -1,0 +1,116 @@
+"""DeepSpeed: the process group, the engine's config, and the optimizer it wraps."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by DeepSpeed at import
+
+import deepspeed  # noqa: E402
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+
+from unimodel.backbone.attention import attention_implementation  # noqa: E402
+from unimodel.backbone.model import Backbone  # noqa: E402
+from unimodel.config import EngineConfig, StageConfig  # noqa: E402
+
+NEVER = 1 << 60
+
+
+def start_process_group(config: EngineConfig) -> torch.device:
+    """Joins the launcher's process group, or makes one of a single process. Returns this rank's device."""
+    deepspeed_logger.setLevel(logging.ERROR)
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if cuda else "gloo"
+        limit = timedelta(minutes=config.communication_minutes)
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=limit)
+        else:
+            # DeepSpeed looks for these even when the group exists; without a launcher this process is all there is.
+            os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+            os.environ["MASTER_PORT"] = str(_free_port())
+            dist.init_process_group(backend, timeout=limit, store=dist.HashStore(), rank=0, world_size=1)
+    return device
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def micro_rows(stage: StageConfig, num_ranks: int) -> int:
+    """Rows of one micro-batch on one rank. Raises ValueError when the global batch does not divide."""
+    rows, accumulation = stage.batch.rows, stage.batch.accumulation
+    if rows % (num_ranks * accumulation):
+        raise ValueError(
+            f"batch.rows ({rows}) must be a multiple of ranks ({num_ranks}) x batch.accumulation ({accumulation}): "
+            f"use {-(-rows // (num_ranks * accumulation)) * num_ranks * accumulation}, or another number of processes"
+        )
+    return rows // (num_ranks * accumulation)
+
+
+def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) -> dict[str, Any]:
+    """The DeepSpeed config. Values whose defaults moved between releases are pinned here."""
+    return {
+        "train_micro_batch_size_per_gpu": micro_rows(stage, num_ranks),
+        "gradient_accumulation_steps": stage.batch.accumulation,
+        "gradient_clipping": stage.optimizer.gradient_clip,
+        "zero_optimization": {"stage": config.zero},
+        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
+        "zero_allow_untested_optimizer": True,  # torch's AdamW under ZeRO
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": NEVER,
+    }
+
+
+def freeze(model: torch.nn.Module, patterns: tuple[str, ...]) -> None:
+    """Stops the gradient of parameters whose name matches a shell pattern.
+
+    Raises ValueError when a pattern matches nothing or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"freeze: '{pattern}' matches no parameter; names look like {', '.join(names[:3])}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(fnmatch.fnmatch(name, pattern) for pattern in patterns))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("freeze: the patterns freeze every parameter, nothing is left to train")
+
+
+def build_engine(backbone: Backbone, config: EngineConfig, stage: StageConfig, device: torch.device) -> Any:
+    """Wraps the backbone for one stage. Weights must be in place; optimizer state is set afterwards, by name."""
+    backbone.decoder.set_attn_implementation(attention_implementation(device))
+    if config.activation_checkpointing:
+        backbone.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    settings = engine_settings(config, stage, dist.get_world_size())
+    engine, *_ = deepspeed.initialize(model=backbone, optimizer=_build_optimizer(backbone, stage), config=settings)
+    return engine
+
+
+def _build_optimizer(backbone: Backbone, stage: StageConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only; embeddings, norms and biases are left alone."""
+    decay, rest = [], []
+    for name, parameter in backbone.named_parameters():
+        if parameter.requires_grad:
+            (decay if parameter.ndim >= 2 and "embed" not in name else rest).append(parameter)
+    groups = [{"params": decay, "weight_decay": stage.optimizer.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=stage.optimizer.learning_rate,
+        betas=(stage.optimizer.beta1, stage.optimizer.beta2),
+        eps=stage.optimizer.epsilon,
+    )
