@@ -55,9 +55,9 @@ class ImageTokenizerConfig(Settings):
     patch_local: bool = True
     """Encode each patch by itself, so that equal patches get equal codes. Right for grid worlds and easy on the
     dynamics; photographs want False (3x3 convolutions that mix neighbours)."""
-    steps: PositiveInt = 800
-    batch_frames: PositiveInt = 64
-    learning_rate: PositiveFloat = 2e-3
+    steps: PositiveInt = 1500
+    batch_frames: PositiveInt = 32
+    learning_rate: PositiveFloat = 3e-3
 
 
 class BackboneConfig(Settings):

@@ -40,6 +40,10 @@ class FiniteScalarQuantizer(nn.Module):
         rounded = bounded + (bounded.round() - bounded).detach()
         return rounded / (self.levels // 2)
 
+    def blurred(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """As `forward`, but uniform `noise` in [-0.5, 0.5] stands in for rounding (arXiv 1611.01704, section 3)."""
+        return (self._bound(latents) + noise) / (self.levels // 2)
+
     def codes(self, quantised: Tensor) -> Tensor:
         """[..., dims] quantised values to int64 codes [...]."""
         half = self.levels // 2
@@ -110,8 +114,18 @@ class ImageTokenizer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float [frames, 3, height, width] in [0, 1] to its reconstruction, differentiable."""
-        quantised = self.quantizer(self.encoder(pixels).movedim(1, -1))
-        return self.decoder(quantised.movedim(-1, 1))
+        return self.decoder(self.quantizer(self.encoder(pixels).movedim(1, -1)).movedim(-1, 1))
+
+    def forward_blurred(self, pixels: Tensor) -> Tensor:
+        """As `forward` with noise instead of rounding in a random half of the frames.
+
+        Rounding alone leaves unlike patches in one cell, where no gradient tells them apart; noise drives their
+        latents more than a cell away from each other.
+        """
+        latents = self.encoder(pixels).movedim(1, -1)
+        is_blurred = torch.rand(len(pixels), 1, 1, 1) < 0.5
+        blurred = self.quantizer.blurred(latents, torch.rand_like(latents) - 0.5)
+        return self.decoder(torch.where(is_blurred, blurred, self.quantizer(latents)).movedim(-1, 1))
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray) -> np.ndarray:
@@ -124,7 +138,7 @@ class ImageTokenizer(nn.Module):
                 f"with height and width multiples of {patch}"
             )
         device = next(self.parameters()).device
-        batches = torch.from_numpy(np.ascontiguousarray(frames)).split(256)
+        batches = torch.from_numpy(np.array(frames)).split(256)
         codes = [self.quantizer.codes(self.quantizer(self.encoder(to_unit(b.to(device))).movedim(1, -1))) for b in batches]
         return torch.cat(codes).cpu().numpy()
 

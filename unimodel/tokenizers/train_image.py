@@ -23,16 +23,26 @@ def train_image_tokenizer(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = ImageTokenizer(config)
-    tokenizer.encode(frames[:1])  # refuses frames that do not divide into patches before any work is done
-    optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        tokenizer.encode(frames[:1])  # refuses frames that do not divide into patches before any work is done
+        _fit(tokenizer, frames, config, seed, progress)
+    return tokenizer.eval()
+
+
+def _fit(
+    tokenizer: ImageTokenizer,
+    frames: np.ndarray,
+    config: ImageTokenizerConfig,
+    seed: int,
+    progress: Callable[[int, float], None],
+) -> None:
+    optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     generator = keyed_generator(seed, "image tokenizer")
     for step in range(config.steps):
         scale = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
         optimizer.param_groups[0]["lr"] = config.learning_rate * scale
         pixels = to_unit(torch.from_numpy(frames[generator.integers(len(frames), size=config.batch_frames)]))
-        loss = F.mse_loss(tokenizer(pixels), pixels)
+        loss = F.mse_loss(tokenizer.forward_blurred(pixels), pixels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         progress(step + 1, loss.item())
-    return tokenizer.eval()

@@ -26,12 +26,16 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def tokenizers(self) -> Path:
+        return self.path / "tokenizers"
+
+    @property
     def text_tokenizer(self) -> Path:
-        return self.path / "tokenizers" / "text"
+        return self.tokenizers / "text"
 
     @property
     def image_tokenizer(self) -> Path:
-        return self.path / "tokenizers" / "image"
+        return self.tokenizers / "image"
 
     @property
     def tokens(self) -> Path:

@@ -1,0 +1,128 @@
+"""`unimodel`: record, verify, train, evaluate, generate, export, report. Heavy imports wait for the command that needs them."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Record, check and describe shards.")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Train the tokenizers of a run.")
+config_app = typer.Typer(no_args_is_help=True, help="Look at run configs.")
+app.add_typer(data_app, name="data")
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Argument(help="A YAML run config.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one value: a.b=c. May be repeated.")]
+RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the resolved config: bases merged, overrides applied, defaults filled in."""
+    from unimodel.config_file import dump_config, load_config
+
+    typer.echo(dump_config(load_config(config, overrides)), nl=False)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of run configs, for editors."""
+    import json
+
+    from unimodel.config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@data_app.command("record")
+def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Play episodes in the config's environment and write them as shards."""
+    from data_pipelines.sources.recording import Recording, record_dataset
+    from unimodel.config_file import load_config, settings_of
+    from unimodel.observe.progress import ProgressBar, say
+
+    run = load_config(config, overrides)
+    recording = Recording(seed=run.seed, **settings_of(run.data.recording))
+    with ProgressBar("recording episodes", recording.train_episodes + recording.validation_episodes) as bar:
+        worked = record_dataset(run.data.folder, recording, bar.advance)
+    say(f"{'recorded' if worked else 'already recorded:'} {run.data.folder}")
+
+
+@data_app.command("tokenize")
+def data_tokenize(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Turn recorded shards into codes of the run's tokenizers."""
+    from unimodel.config_file import load_config
+    from unimodel.observe.progress import say
+    from unimodel.run_folder import RunFolder
+    from unimodel.tokenizers.prepare import tokenise_dataset
+
+    settings = load_config(config, overrides)
+    run = RunFolder(settings.folder)
+    with run.locked():
+        worked = tokenise_dataset(settings, run)
+    say(f"{'tokenised' if worked else 'already tokenised:'} {run.tokens}")
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Train the text and image tokenizers on the recorded shards."""
+    from unimodel.config_file import load_config
+    from unimodel.observe.progress import say
+    from unimodel.run_folder import RunFolder
+    from unimodel.tokenizers.prepare import train_tokenizers
+
+    settings = load_config(config, overrides)
+    run = RunFolder(settings.folder)
+    with run.locked():
+        worked = train_tokenizers(settings, run)
+    say(f"{'trained' if worked else 'already trained:'} {run.tokenizers}")
+
+
+@app.command("train")
+def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Train all stages of a config; the same command again continues an interrupted run."""
+    import os
+    from contextlib import nullcontext
+
+    from unimodel.config_file import load_config
+    from unimodel.run_folder import RunFolder
+
+    settings = load_config(config, overrides)
+    run = RunFolder(settings.folder)
+    with run.locked() if os.environ.get("RANK", "0") == "0" else nullcontext():
+        from unimodel.training.train import train
+
+        train(settings)
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was written stays, and the same command goes on from there", 130)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        _fail(f"{error}{' (the disk is full: free space and run the same command again)' if full else ''}", 1)
+    except (ValueError, FloatingPointError, RuntimeError) as error:
+        if type(error) not in _USER_ERRORS and not isinstance(error, OSError):
+            raise
+        _fail(str(error), 2)
+
+
+_USER_ERRORS = (ValueError, FloatingPointError, RuntimeError)
+
+
+def _fail(message: str, status: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Recorded shards -> trained tokenizers -> tokenised shards. Each step is skipped when its result is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.shards.index import INDEX_FILE, ShardEntry, ShardIndex, read_index, write_index
+from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.writer import write_shard
+from data_pipelines.sources.episode import Episode, decode_episode
+from unimodel.config import RunConfig
+from unimodel.config_file import settings_of
+from unimodel.observe.progress import ProgressBar
+from unimodel.run_folder import RunFolder, write_json
+from unimodel.tokenizers.bundle import VOCABULARY_FILE, TokenizerBundle, join_vocabulary, load_bundle
+from unimodel.tokenizers.image import ImageTokenizer
+from unimodel.tokenizers.text import encode_text, train_text_tokenizer
+from unimodel.tokenizers.tokenised_shards import encode_tokenised
+from unimodel.tokenizers.train_image import train_image_tokenizer
+from unimodel.tokenizers.unified import TokenisedEpisode
+
+SPLITS = ("train", "validation")
+TOKENIZER_EPISODES = 1000
+"""Episodes whose frames and captions the tokenizers are fitted to; more change nothing on grid worlds."""
+EPISODES_PER_SHARD = 1000
+
+
+def load_run_bundle(run: RunFolder) -> TokenizerBundle:
+    """The tokenizers of a run."""
+    return load_bundle(run.text_tokenizer, run.image_tokenizer, run.tokenizers / VOCABULARY_FILE)
+
+
+def train_tokenizers(config: RunConfig, run: RunFolder) -> bool:
+    """Fits text and image tokenizers to the training shards; False when the run has them already.
+
+    Raises ValueError when the run has tokenizers of other settings.
+    """
+    settings = {"tokenizers": settings_of(config.tokenizers), "recording": settings_of(config.data.recording), "seed": config.seed}
+    marker = run.tokenizers / "settings.json"
+    if marker.exists():
+        if json.loads(marker.read_text(encoding="utf-8")) != settings:
+            raise ValueError(
+                f"{run.tokenizers} holds tokenizers of other settings: choose another `name`, restore the settings, or "
+                "delete the folder to train them again"
+            )
+        return False
+    episodes = list(read_episodes(config.data.folder / "train", TOKENIZER_EPISODES))
+    text = train_text_tokenizer(_texts(episodes), config.tokenizers.text.vocabulary_size)
+    frames = np.concatenate([episode.frames for episode in episodes])
+    with ProgressBar("image tokenizer", config.tokenizers.image.steps, log=run.log) as bar:
+        image = train_image_tokenizer(
+            frames, config.tokenizers.image, config.seed, lambda step, error: bar.advance(1, f"PSNR {-10 * np.log10(error):.1f} dB")
+        )
+    text.save_pretrained(run.text_tokenizer)
+    image.save(run.image_tokenizer)
+    write_json(run.tokenizers / VOCABULARY_FILE, join_vocabulary(text, image, episodes[0].num_actions).to_dict())
+    write_json(marker, settings)
+    return True
+
+
+def tokenise_dataset(config: RunConfig, run: RunFolder) -> bool:
+    """Turns every split's episodes into codes; False when that was done with these very tokenizers."""
+    bundle = load_run_bundle(run)
+    worked = False
+    for split in SPLITS:
+        source, target = config.data.folder / split, run.tokens / split
+        metadata = {"kind": "tokenised episodes", "image_tokenizer": bundle.image.fingerprint(), "source": _source_hashes(source)}
+        if (target / INDEX_FILE).exists() and read_index(target).metadata == metadata:
+            continue
+        reader = ShardReader(source)
+        shards: list[ShardEntry] = []
+        with ProgressBar(f"tokenising {split}", len(reader), log=run.log) as bar:
+            for start in range(0, len(reader), EPISODES_PER_SHARD):
+                numbers = range(start, min(start + EPISODES_PER_SHARD, len(reader)))
+                shards.append(write_shard(target / f"tokens-{len(shards):06d}.tar", _tokenised(reader, numbers, bundle, bar)))
+        write_index(target, ShardIndex(tuple(shards), metadata))
+        worked = True
+    return worked
+
+
+def read_episodes(folder: Path, limit: int | None = None) -> Iterator[Episode]:
+    """Decoded episodes of one split, in order."""
+    reader = ShardReader(folder)
+    for number in range(len(reader) if limit is None else min(limit, len(reader))):
+        yield decode_episode(*reader.read(number))
+
+
+def tokenise_episode(episode: Episode, bundle: TokenizerBundle) -> TokenisedEpisode:
+    """One episode through the tokenizers."""
+    return TokenisedEpisode(
+        key=episode.key,
+        frames=bundle.image.encode(episode.frames),
+        actions=episode.actions,
+        rewards=episode.rewards,
+        done=episode.done,
+        mission=encode_text(bundle.text, episode.mission),
+        captions=tuple(encode_text(bundle.text, caption) for caption in episode.captions),
+    )
+
+
+def _tokenised(
+    reader: ShardReader, numbers: range, bundle: TokenizerBundle, bar: ProgressBar
+) -> Iterator[tuple[str, dict[str, bytes], dict[str, int]]]:
+    for number in numbers:
+        episode = tokenise_episode(decode_episode(*reader.read(number)), bundle)
+        yield episode.key, encode_tokenised(episode), {"num_frames": episode.num_frames}
+        bar.advance(1)
+
+
+def _texts(episodes: list[Episode]) -> Iterator[str]:
+    for episode in episodes:
+        yield episode.mission
+        yield from episode.captions
+
+
+def _source_hashes(folder: Path) -> list[Any]:
+    return [shard.sha256 for shard in read_index(folder).shards]

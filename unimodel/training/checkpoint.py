@@ -1,0 +1,155 @@
+"""Checkpoints: a folder of safetensors by parameter name and one JSON state, published whole or not at all.
+
+    checkpoints/00000400-masked/
+        weights.safetensors      fp32 weights
+        average.safetensors      their moving average (when the stage keeps one)
+        optimizer.safetensors    Adam's moments
+        state.json               stage, steps, stream state, config, SHA-256 of every other file
+
+The folder is written under a hidden name, synced, and renamed; on load every hash is checked, and a damaged checkpoint
+is passed over for the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data_pipelines.stream.packing import StreamState
+from unimodel.run_folder import sync_folder, write_json
+
+WEIGHTS, AVERAGE, OPTIMIZER, STATE = "weights.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPosition:
+    """How far a run has come. `stage_step` counts optimizer steps of the stage, `step` those of the whole run."""
+
+    step: int
+    stage: str
+    stage_step: int
+    stage_done: bool
+    stream: StreamState
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    folder: Path
+    position: TrainPosition
+    config: dict[str, Any]
+
+    def weights(self, *, averaged: bool = False) -> dict[str, Tensor]:
+        """fp32 weights by name; `averaged` takes the moving average where the stage kept one."""
+        file = AVERAGE if averaged and (self.folder / AVERAGE).exists() else WEIGHTS
+        return load_file(self.folder / file)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return load_file(self.folder / OPTIMIZER) if (self.folder / OPTIMIZER).exists() else {}
+
+
+def save_checkpoint(
+    folder: Path, position: TrainPosition, config: dict[str, Any], tensors: dict[str, dict[str, Tensor]]
+) -> Path:
+    """Writes `tensors` (file name -> name -> tensor) and the state; returns the published folder.
+
+    Raises OSError when the disk is full: nothing is published then, and the half-written folder is removed.
+    """
+    published = folder / f"{position.step:08d}-{position.stage}"
+    hidden = folder / f".{published.name}.tmp"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(parents=True)
+    try:
+        for name, values in tensors.items():
+            if values:
+                save_file({key: value.contiguous() for key, value in values.items()}, hidden / name)
+        hashes = {file.name: file_hash(file) for file in sorted(hidden.iterdir())}
+        write_json(hidden / STATE, {"position": asdict(position), "config": config, "sha256": hashes})
+        for file in hidden.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(published, ignore_errors=True)
+        hidden.rename(published)
+        sync_folder(folder)
+    except BaseException as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if isinstance(error, OSError) or "No space left" in str(error):
+            raise OSError(f"checkpoint {published} could not be written ({error}): free disk space and run the same command again") from error
+        raise
+    return published
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Reads and verifies one checkpoint. Raises ValueError naming the file that is missing or damaged."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        position = state["position"]
+        checkpoint = Checkpoint(
+            folder, TrainPosition(**{**position, "stream": StreamState(**position["stream"])}), state["config"]
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {folder}: {STATE} is missing or damaged ({error})") from None
+    for name, expected in state["sha256"].items():
+        file = folder / name
+        if not file.exists():
+            raise ValueError(f"checkpoint {folder}: {name} is missing")
+        if file_hash(file) != expected:
+            raise ValueError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs from the one in {STATE})")
+    return checkpoint
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that verifies, or None when there is none at all.
+
+    Damaged ones are reported through `warn` and passed over. Raises ValueError when every one of them is damaged:
+    starting afresh over them would lose the run silently.
+    """
+    candidates = list_checkpoints(folder)
+    for candidate in candidates:
+        try:
+            return load_checkpoint(candidate)
+        except ValueError as error:
+            warn(f"{error}; falling back to the checkpoint before it")
+    if candidates:
+        raise ValueError(f"every checkpoint in {folder} is damaged: delete the folder to start this run afresh")
+    return None
+
+
+def stage_checkpoint(folder: Path, stage: str) -> Checkpoint:
+    """The last checkpoint of a finished stage. Raises FileNotFoundError when the stage has not ended."""
+    for candidate in list_checkpoints(folder):
+        if candidate.name.split("-", 1)[1] == stage:
+            checkpoint = load_checkpoint(candidate)
+            if checkpoint.position.stage_done:
+                return checkpoint
+    raise FileNotFoundError(f"no finished checkpoint of stage '{stage}' in {folder}: run `unimodel train CONFIG` to its end")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Published checkpoints, newest first."""
+    if not folder.exists():
+        return []
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "." and "-" in path.name]
+    return sorted(found, reverse=True)
+
+
+def prune_checkpoints(folder: Path, stage: str, keep_last: int) -> None:
+    """Deletes older checkpoints of the running stage; those of finished stages stay."""
+    of_stage = [path for path in list_checkpoints(folder) if path.name.split("-", 1)[1] == stage]
+    for path in of_stage[keep_last:]:
+        shutil.rmtree(path)
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
