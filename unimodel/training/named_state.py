@@ -19,7 +19,7 @@ from deepspeed.utils import (
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
-from deepspeed.zero import GatheredParameters
+from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
