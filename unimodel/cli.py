@@ -101,6 +101,26 @@ def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
         train(settings)
 
 
+@app.command("eval")
+def eval_command(run: RunPath) -> None:
+    """Evaluate every finished stage on held-out episodes; print the table and write summary.json."""
+    from rich.table import Table
+
+    from unimodel.evaluation.evaluate import evaluate, format_table
+    from unimodel.observe.progress import console, say
+    from unimodel.run_folder import RunFolder, read_json
+
+    folder = RunFolder(run)
+    folder.config()
+    with folder.locked():
+        worked = evaluate(run)
+    say("evaluated" if worked else "already evaluated with these weights")
+    table = Table("metric", "stage", "model", "baseline", "better?")
+    for line in format_table(read_json(folder.summary)):
+        table.add_row(*line)
+    console.print(table)
+
+
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     try:

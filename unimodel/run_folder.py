@@ -129,6 +129,10 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Parsed lines; a torn last line (a kill in mid-write) is dropped."""
     if not path.exists():

@@ -1,0 +1,89 @@
+"""`unimodel eval`: every stage's figures on held-out episodes, each beside a baseline, kept in the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unimodel.config import RunConfig
+from unimodel.config_file import settings_of
+from unimodel.evaluation.dynamics import evaluate_branches, evaluate_rollouts
+from unimodel.evaluation.held_out import HeldOut, load_held_out
+from unimodel.evaluation.representation import (
+    evaluate_image_to_text,
+    evaluate_masked,
+    evaluate_text_to_image,
+    evaluate_tokenizer,
+)
+from unimodel.evaluation.table import Row
+from unimodel.observe.progress import say
+from unimodel.run_folder import RunFolder, read_json, write_json
+from unimodel.tokenizers.prepare import load_run_bundle
+from unimodel.training.checkpoint import stage_checkpoint
+from unimodel.training.loaded_run import load_run
+
+
+def evaluate(path: Path) -> bool:
+    """Evaluates every finished stage of a run into `evaluation.json` and `summary.json`; False when that was done for
+    these very weights. Raises FileNotFoundError when no stage is finished."""
+    run = RunFolder(path)
+    config = run.config()
+    finished = _finished_stages(config, run)
+    state = {"stages": finished, "evaluation": settings_of(config.evaluation)}
+    if run.evaluation.exists() and read_json(run.evaluation).get("state") == state:
+        return False
+    torch.set_grad_enabled(False)
+    bundle = load_run_bundle(run)
+    held_out = load_held_out(config, run, bundle.vocabulary, bundle.builder.eos_id)
+    rows, codebook = evaluate_tokenizer(bundle.image, held_out)
+    for stage in finished:
+        rows += _evaluate_stage(path, stage, held_out)
+    results = [row.to_dict() for row in rows]
+    write_json(run.evaluation, {"state": state, "rows": results, "codebook": codebook, "weights": "moving average"})
+    write_json(run.summary, results)
+    return True
+
+
+def _finished_stages(config: RunConfig, run: RunFolder) -> dict[str, int]:
+    """Stage -> global step of its last checkpoint, for the stages that are done."""
+    finished = {}
+    for name, _ in config.ordered_stages:
+        try:
+            finished[name] = stage_checkpoint(run.checkpoints, name).position.step
+        except FileNotFoundError:
+            break
+    if not finished:
+        raise FileNotFoundError(f"run {run.path} has no finished stage: run `unimodel train CONFIG` to the end of one")
+    return finished
+
+
+def _evaluate_stage(path: Path, stage: str, held_out: HeldOut) -> list[Row]:
+    """The rows of what the stage was trained to do."""
+    loaded = load_run(path, stage)
+    say(f"evaluating stage {stage}", log=loaded.run.log)
+    taught = {entry.sequence for entry in loaded.config.stages[stage].mixture}
+    rows: list[Row] = []
+    if "clip" in taught:
+        rows += evaluate_masked(loaded, held_out)
+    if "text_to_image" in taught:
+        rows.append(evaluate_text_to_image(loaded, held_out))
+    if "image_to_text" in taught:
+        rows.append(evaluate_image_to_text(loaded, held_out))
+    if "interaction" in taught:
+        rows += evaluate_rollouts(loaded, held_out)
+        rows.append(evaluate_branches(loaded, held_out))
+    return rows
+
+
+def format_table(rows: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """(metric, stage, model, baseline, better?) as text."""
+    lines = []
+    for row in rows:
+        baseline = f"{row['baseline']:.3f} ({row['baseline_name']})"
+        if row["required"] is not None:
+            baseline += f", required {row['required']:g}"
+        model = f"{row['model']:.3f} {row['unit']}".strip()
+        lines.append((row["metric"], row["stage"], model, baseline, "yes" if row["better"] else "NO"))
+    return lines

@@ -1,0 +1,51 @@
+"""The held-out episodes with their codes, and what a guess that knows only token frequencies would score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.shards.reader import ShardReader
+from data_pipelines.sources.episode import Episode
+from unimodel.config import RunConfig
+from unimodel.run_folder import RunFolder
+from unimodel.tokenizers.prepare import read_episodes
+from unimodel.tokenizers.tokenised_shards import decode_tokenised
+from unimodel.tokenizers.unified import TokenisedEpisode
+from unimodel.vocabulary import Modality, Vocabulary
+
+UNIGRAM_EPISODES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Pictures and codes of the same validation episodes, and the most frequent training token per modality."""
+
+    episodes: list[Episode]
+    tokens: list[TokenisedEpisode]
+    most_frequent: dict[Modality, int]
+    """Modality -> id."""
+
+
+def load_held_out(config: RunConfig, run: RunFolder, vocabulary: Vocabulary, eos_id: int) -> HeldOut:
+    """Raises FileNotFoundError when shards or their codes are missing."""
+    count = config.evaluation.episodes
+    episodes = list(read_episodes(config.data.folder / "validation", count))
+    reader = ShardReader(run.tokens / "validation")
+    tokens = [decode_tokenised(*reader.read(i)) for i in range(min(count, len(reader)))]
+    train = ShardReader(run.tokens / "train")
+    some = [decode_tokenised(*train.read(i)) for i in range(min(UNIGRAM_EPISODES, len(train)))]
+    return HeldOut(episodes, tokens, _most_frequent(some, vocabulary, eos_id))
+
+
+def _most_frequent(episodes: list[TokenisedEpisode], vocabulary: Vocabulary, eos_id: int) -> dict[Modality, int]:
+    captions = [caption for episode in episodes for caption in episode.captions]
+    text = np.concatenate([*captions, np.full(len(captions), eos_id)])
+    image = np.concatenate([episode.frames.ravel() for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    return {
+        Modality.TEXT: int(np.bincount(text).argmax()),
+        Modality.IMAGE: int(np.bincount(image).argmax()) + vocabulary.range_of(Modality.IMAGE).start,
+        Modality.ACTION: int(np.bincount(actions).argmax()) + vocabulary.range_of(Modality.ACTION).start,
+    }

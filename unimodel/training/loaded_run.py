@@ -1,0 +1,63 @@
+"""A trained run, ready to use: the backbone of one finished stage with the run's tokenizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unimodel.backbone.attention import attention_implementation
+from unimodel.backbone.model import Backbone, build_decoder
+from unimodel.config import RunConfig
+from unimodel.run_folder import RunFolder
+from unimodel.tokenizers.bundle import TokenizerBundle
+from unimodel.tokenizers.prepare import load_run_bundle
+from unimodel.training.checkpoint import stage_checkpoint
+from unimodel.training.initial_weights import load_by_name
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """`backbone` is in evaluation mode with the averaged weights of `stage`'s last step."""
+
+    run: RunFolder
+    config: RunConfig
+    bundle: TokenizerBundle
+    backbone: Backbone
+    stage: str
+    step: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+
+def load_run(path: Path, stage: str | None = None) -> LoadedRun:
+    """Loads `stage`, or the last stage that is finished.
+
+    Raises FileNotFoundError when `path` is no run or the stage is not finished, ValueError for an unknown stage.
+    """
+    run = RunFolder(path)
+    config = run.config()
+    names = [name for name, _ in config.ordered_stages]
+    if stage is not None and stage not in names:
+        raise ValueError(f"run {path} has no stage '{stage}'; its stages are {', '.join(names)}")
+    stage = stage or _last_finished(run, names)
+    checkpoint = stage_checkpoint(run.checkpoints, stage)
+    bundle = load_run_bundle(run)
+    backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
+    load_by_name(backbone, checkpoint.weights(averaged=True), whole=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone.decoder.set_attn_implementation(attention_implementation(device))
+    return LoadedRun(run, config, bundle, backbone.to(device).eval(), stage, checkpoint.position.step)
+
+
+def _last_finished(run: RunFolder, names: list[str]) -> str:
+    for name in reversed(names):
+        try:
+            stage_checkpoint(run.checkpoints, name)
+            return name
+        except FileNotFoundError:
+            continue
+    raise FileNotFoundError(f"run {run.path} has no finished stage: run `unimodel train CONFIG` to the end of one")
