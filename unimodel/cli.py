@@ -121,6 +121,62 @@ def eval_command(run: RunPath) -> None:
     console.print(table)
 
 
+@app.command("generate")
+def generate_command(
+    run: RunPath,
+    text: Annotated[str | None, typer.Option(help="Draw a picture of this text.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Describe this picture.")] = None,
+    actions: Annotated[str | None, typer.Option(help="Next frames for these actions: left,forward,... or numbers.")] = None,
+    episode: Annotated[int, typer.Option(help="Held-out episode whose first frame --actions starts from.")] = 0,
+    stage: Annotated[str | None, typer.Option(help="Use the weights of this stage; the last finished one otherwise.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Refinement passes of a picture.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest codes, 1 samples.")] = 0.0,
+    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 is off.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="File to write; in the run's samples/ otherwise.")] = None,
+) -> None:
+    """Text to picture (PNG), picture to text, or next frames from actions (GIF)."""
+    from unimodel.generate import frames_from_actions, image_from_text, save_film, save_picture, text_from_image
+    from unimodel.observe.progress import say
+    from unimodel.sampling.fill import FillSettings
+    from unimodel.training.loaded_run import load_run
+
+    if sum(option is not None for option in (text, image, actions)) != 1:
+        raise ValueError("give exactly one of --text, --image and --actions")
+    loaded = load_run(run, stage)
+    samples = loaded.run.samples
+    if text is not None:
+        settings = FillSettings(steps, temperature, choice_temperature=4.5 * temperature, guidance=guidance)
+        path = out or samples / "text_to_image.png"
+        save_picture(image_from_text(loaded, text, settings, seed), path)
+        say(f"wrote {path}")
+    elif image is not None:
+        say(text_from_image(loaded, image))
+    elif actions is not None:
+        path = out or samples / "frames.gif"
+        save_film(frames_from_actions(loaded, actions.split(","), episode, seed), path)
+        say(f"wrote {path}")
+
+
+@app.command("export")
+def export_command(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    push: Annotated[str | None, typer.Option(help="Also push to the Hugging Face Hub: OWNER/NAME.")] = None,
+    private: Annotated[bool, typer.Option(help="Make the pushed repository private.")] = False,
+) -> None:
+    """Write the run as a Hugging Face folder, reload it in a clean process and compare; optionally push it."""
+    from unimodel.export.folder import export_run
+    from unimodel.observe.progress import say
+
+    worked = export_run(run, out)
+    say(f"{'exported, reloaded in a clean process, logits equal:' if worked else 'already exported:'} {out}")
+    if push is not None:
+        from unimodel.export.push import push_export
+
+        say(f"pushed to {push_export(out, push, private=private)}")
+
+
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     try:
