@@ -45,7 +45,8 @@ class Role(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Span:
     """A run of tokens `[start, stop)` of one modality. `time` is the environment step it belongs to (0 outside
-    episodes); `grid` is (height, width) in tokens for images and None for everything one-dimensional."""
+    episodes); `grid` is (height, width) in tokens for images and None for everything one-dimensional. A `ruler`'s
+    token k stands at height k and width k."""
 
     start: int
     stop: int
@@ -53,6 +54,7 @@ class Span:
     role: Role
     time: int = 0
     grid: tuple[int, int] | None = None
+    ruler: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -97,6 +99,10 @@ class TokenSequence:
         One-dimensional tokens use their index on all three axes, also after an image ("index preserving"): text that
         follows an image continues exactly as plain `generate()` would number it. An image's tokens share the index of
         its first token as time and count height and width from 0.
+
+        Rotary positions are relative: alone, a patch cannot tell where in its picture it is, and captions name
+        places. A ruler gives it something to hold on to: the patch finds the coordinate token of its own height (or
+        width) at distance 0 and reads the coordinate from it.
         """
         positions = np.tile(np.arange(len(self.ids), dtype=np.int64), (3, 1))
         for span in self.spans:
@@ -105,6 +111,8 @@ class TokenSequence:
                 positions[0, span.start : span.stop] = span.start
                 positions[1, span.start : span.stop] = np.repeat(np.arange(height), width)
                 positions[2, span.start : span.stop] = np.tile(np.arange(width), height)
+            if span.ruler:
+                positions[1:, span.start : span.stop] = np.arange(len(span))
         return positions
 
 

@@ -34,8 +34,14 @@ class Modality(IntEnum):
 CODE_MODALITIES = (Modality.IMAGE, Modality.AUDIO, Modality.ACTION, Modality.REWARD, Modality.DONE)
 """Modalities with a range of their own after the special tokens, in id order."""
 
-SPECIAL_TOKENS = ("<|image|>", "<|no_action|>") + tuple(
-    f"<|mask_{modality.label}|>" for modality in Modality if modality is not Modality.SPECIAL
+LONGEST_RULER = 64
+"""Largest height or width of an image, in tokens."""
+
+SPECIAL_TOKENS = (
+    "<|image|>",
+    "<|no_action|>",
+    *(f"<|mask_{modality.label}|>" for modality in Modality if modality is not Modality.SPECIAL),
+    *(f"<|coordinate_{number}|>" for number in range(LONGEST_RULER)),
 )
 
 
@@ -96,6 +102,12 @@ class Vocabulary:
     @property
     def no_action(self) -> int:
         return self.special("<|no_action|>")
+
+    def ruler(self, length: int) -> np.ndarray:
+        """Ids of `<|coordinate_0|>` ... for images of up to `length` rows and columns."""
+        if length > LONGEST_RULER:
+            raise ValueError(f"images of {length} tokens a side are too large: at most {LONGEST_RULER}")
+        return np.arange(length) + self.special("<|coordinate_0|>")
 
     def mask(self, modality: Modality) -> int:
         """The MASK id that stands for a hidden token of `modality`."""

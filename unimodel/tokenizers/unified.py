@@ -3,10 +3,12 @@
 A frame is always `<|image|>` and its codes; in episodes the action that led to it stands in front (the first frame has
 `<|no_action|>`, as has any frame whose action is unknown) and the reward and done flag that came with it follow:
 
-    clip            bos caption eos | frame t | action t, frame t+1              everything is a target
-    text_to_image   bos caption eos | frame                                      the frame is the target
-    image_to_text   frame | bos caption eos                                      the caption is the target
-    interaction     bos mission eos | frame | (action, frame, reward, done) ...  frames and outcomes are targets
+    clip            ruler | bos caption eos | frame t | action t, frame t+1              everything is a target
+    text_to_image   ruler | bos caption eos | frame                                      the frame is the target
+    image_to_text   ruler | frame | bos caption eos                                      the caption is the target
+    interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  frames, outcomes are targets
+
+The ruler is one coordinate token per row or column of the pictures (see `TokenSequence.position_ids`).
 
 Alignment: action t led from frame t to frame t+1; reward t and done t arrived with frame t+1.
 """
@@ -53,7 +55,7 @@ class SequenceBuilder:
 
     def clip(self, episode: TokenisedEpisode, frame: int) -> TokenSequence:
         """Caption, frame, action and next frame around `frame` (the last frame has no successor and stands alone)."""
-        parts = _Parts()
+        parts = self._ruler(episode.frames[frame])
         self._text(parts, episode.captions[frame], Role.TARGET)
         self._frame(parts, episode.frames[frame], Role.TARGET)
         if frame + 1 < episode.num_frames:
@@ -63,21 +65,21 @@ class SequenceBuilder:
 
     def text_to_image(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
         """A caption as the prompt of an image [rows, columns]."""
-        parts = _Parts()
+        parts = self._ruler(codes)
         self._text(parts, caption, Role.CONDITION)
         self._frame(parts, codes, Role.TARGET)
         return parts.sequence(f"{key}/text_to_image")
 
     def image_to_text(self, codes: np.ndarray, caption: np.ndarray, key: str) -> TokenSequence:
         """An image [rows, columns] as the prompt of its caption."""
-        parts = _Parts()
+        parts = self._ruler(codes)
         self._frame(parts, codes, Role.CONDITION)
         self._text(parts, caption, Role.TARGET)
         return parts.sequence(f"{key}/image_to_text")
 
     def interaction(self, episode: TokenisedEpisode, start: int, frames: int) -> TokenSequence:
         """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes."""
-        parts = _Parts()
+        parts = self._ruler(episode.frames[start])
         self._text(parts, episode.mission, Role.CONDITION)
         self._action(parts, None, Role.CONDITION)
         self._frame(parts, episode.frames[start], Role.CONDITION)
@@ -86,6 +88,13 @@ class SequenceBuilder:
             self._frame(parts, episode.frames[frame], Role.TARGET, time)
             self._outcome(parts, float(episode.rewards[frame - 1]), bool(episode.done[frame - 1]), time)
         return parts.sequence(f"{episode.key}/interaction/{start}")
+
+    def _ruler(self, codes: np.ndarray) -> _Parts:
+        """Starts a sequence with the coordinates that pictures [rows, columns] need."""
+        parts = _Parts()
+        ids = self.vocabulary.ruler(max(codes.shape)).tolist()
+        parts.add(ids, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
+        return parts
 
     def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
         parts.add([self.bos_id], Modality.TEXT, Role.STRUCTURE)
@@ -116,9 +125,16 @@ class _Parts:
         self._spans: list[Span] = []
 
     def add(
-        self, ids: list[int], modality: Modality, role: Role, time: int = 0, grid: tuple[int, int] | None = None
+        self,
+        ids: list[int],
+        modality: Modality,
+        role: Role,
+        time: int = 0,
+        grid: tuple[int, int] | None = None,
+        *,
+        ruler: bool = False,
     ) -> None:
-        self._spans.append(Span(len(self._ids), len(self._ids) + len(ids), modality, role, time, grid))
+        self._spans.append(Span(len(self._ids), len(self._ids) + len(ids), modality, role, time, grid, ruler))
         self._ids.extend(ids)
 
     def sequence(self, key: str) -> TokenSequence:
