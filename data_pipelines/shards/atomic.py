@@ -19,6 +19,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises OSError naming `path` when the disk is full. After a kill -9 a `.NAME.PID.partial` is left, which nothing
     reads and the next recording into the folder removes.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         with partial.open("wb") as file:
@@ -33,6 +34,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             raise OSError(error.errno, advice, str(path)) from None
         raise
     _sync_folder(path.parent)
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Writes a whole small file atomically."""
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def remove_partials(folder: Path) -> None:

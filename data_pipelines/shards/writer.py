@@ -1,53 +1,83 @@
-"""Writes one WebDataset shard: a tar of `KEY.FIELD` members that is the same, byte for byte, for the same samples."""
+"""WebDataset shards: plain ustar files whose bytes are a pure function of their samples."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
+from data_pipelines.shards.atomic import atomic_file
 from data_pipelines.shards.index import Member, SampleEntry, ShardEntry
 
-BLOCK_BYTES = tarfile.BLOCKSIZE
+KEY = re.compile(r"[A-Za-z0-9_\-]+")
+FIELD = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
+HASH_CHUNK = 1 << 20
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes], dict[str, int]]]) -> ShardEntry:
-    """Writes (key, fields, attributes) samples to `path`, which appears whole or not at all.
+    """Writes `(key, {field: payload}, attributes)` samples to a new tar at `path`, which appears whole or not at all.
 
-    Raises ValueError for keys or fields that stock readers would misread, OSError (with the path) for a full disk.
+    Samples are consumed one at a time. Raises ValueError for a key or field that WebDataset could not split again, a
+    key given twice or no samples; OSError naming `path` when the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     entries: list[SampleEntry] = []
-    try:
-        with temporary.open("wb") as handle:
-            for key, fields, attributes in samples:
-                if not key or "." in key or "/" in key:
-                    raise ValueError(f"sample key '{key}' must not be empty or hold '.' or '/': readers split names there")
-                members = {field: _write_member(handle, f"{key}.{field}", content) for field, content in fields.items()}
-                entries.append(SampleEntry(key, members, attributes))
-            handle.write(bytes(2 * BLOCK_BYTES))  # a tar ends with two empty blocks
-            handle.flush()
-            os.fsync(handle.fileno())
-        with temporary.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        size = temporary.stat().st_size
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, f"shard {path} could not be written ({error.strerror}): free disk space and run again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return ShardEntry(path.name, size, digest, tuple(entries))
+    seen: set[str] = set()
+    digest = hashlib.sha256()
+    offset = 0
+    with atomic_file(path) as file:
+        for key, fields, attributes in samples:
+            _check_names(path, key, fields, seen)
+            members: dict[str, Member] = {}
+            for name, payload in fields.items():
+                header = member_header(f"{key}.{name}", len(payload))
+                members[name] = Member(offset + len(header), len(payload), zlib.crc32(payload))
+                for piece in (header, payload, bytes(-len(payload) % tarfile.BLOCKSIZE)):
+                    offset += file.write(piece)
+                    digest.update(piece)
+            entries.append(SampleEntry(key, members, attributes))
+        if not entries:
+            raise ValueError(f"{path}: a shard needs at least one sample")
+        # The end of a tar: two empty blocks, filled up to a whole record.
+        end = offset + 2 * tarfile.BLOCKSIZE
+        tail = bytes(end + -end % tarfile.RECORDSIZE - offset)
+        offset += file.write(tail)
+        digest.update(tail)
+    return ShardEntry(path.name, offset, digest.hexdigest(), tuple(entries))
 
 
-def _write_member(handle: BinaryIO, name: str, content: bytes) -> Member:
-    header = tarfile.TarInfo(name)
-    header.size = len(content)  # owner, group and time stay 0: same samples, same bytes
-    block = header.tobuf(tarfile.USTAR_FORMAT)
-    offset = handle.tell() + len(block)
-    handle.write(block + content + bytes(-len(content) % BLOCK_BYTES))
-    return Member(offset, len(content), zlib.crc32(content))
+def member_header(name: str, size: int) -> bytes:
+    """The 512-byte ustar header of a member: no time, no owner, so that equal samples give equal shards.
+
+    Raises ValueError when the name is too long for ustar (about 100 bytes) or the payload is 8 GiB or more.
+    """
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o644
+    info.mtime = 0
+    return info.tobuf(format=tarfile.USTAR_FORMAT)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_names(path: Path, key: str, fields: dict[str, bytes], seen: set[str]) -> None:
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{path}: sample key {key!r} may only have letters, digits, _ and - (a dot begins the field)")
+    if key in seen:
+        raise ValueError(f"{path}: sample key {key!r} is given twice")
+    seen.add(key)
+    if not fields:
+        raise ValueError(f"{path}: sample {key} has no fields")
+    for name in fields:
+        # Stock readers lower-case field names: two that differ only in case would become one.
+        if not FIELD.fullmatch(name) or name != name.lower():
+            raise ValueError(f"{path}: field name {name!r} of sample {key} must be lower-case words joined by dots")

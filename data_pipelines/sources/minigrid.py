@@ -1,7 +1,7 @@
-"""Episodes of MiniGrid and BabyAI (Chevalier-Boisvert et al., arXiv 1810.08272 and 2306.13831).
+"""Episodes from MiniGrid and BabyAI environments: BabyAI's scripted bot mixed with uniformly random actions.
 
-BabyAI's own scripted bot plays, with random actions mixed in so that every action is seen in every situation. Frames
-show the whole grid. Everything random is keyed by the episode's seed, so an episode can be replayed exactly.
+Everything is a pure function of (environment, seed, settings): the world comes from the environment's own reset seed
+and the choice of actions from a counter-based generator keyed by the same number.
 """
 
 from __future__ import annotations
@@ -11,56 +11,67 @@ import copy
 import difflib
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium
-import minigrid  # noqa: F401 - registers its environments
 import numpy as np
-from minigrid.utils.baby_ai_bot import BabyAIBot
+from minigrid.core.grid import Grid
+from minigrid.minigrid_env import MiniGridEnv
+from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
 from data_pipelines.sources.episode import Episode
 from data_pipelines.stream.randomness import keyed_generator
 
 DIRECTIONS = ("right", "down", "left", "up")
+UNNAMED = ("wall", "floor")
+
+BOT_ERRORS = (AssertionError, DisappearedBoxError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What BabyAIBot raises when a random action has made its plan impossible (an unreachable goal, an opened box, an
+object that is no longer where it was). It is caught around the bot's own call only."""
 
 
-def make_environment(environment: str, image_size: int) -> Any:
-    """The gymnasium environment. Raises ValueError for an unknown id or a picture size that does not fit its grid."""
-    if environment not in gymnasium.registry:
-        near = difflib.get_close_matches(environment, gymnasium.registry, n=3)
-        raise ValueError(f"environment '{environment}' is not registered; near names: {', '.join(near) or 'none'}")
-    env = gymnasium.make(environment)
-    world: Any = env.unwrapped
-    cells = {world.width, world.height}
-    if len(cells) != 1 or image_size % world.width:
-        raise ValueError(
-            f"environment '{environment}' has a grid of {world.width}x{world.height} cells, which does not divide a "
-            f"picture of {image_size} pixels: use a square level and an image_size that is a multiple of its cells"
-        )
-    return env
+def action_names(environment: str) -> tuple[str, ...]:
+    """Names of the actions 0, 1, ... of an environment, e.g. ("left", "right", "forward", ...)."""
+    return _action_names(_make(environment))
 
 
 def record_episode(
     environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
 ) -> Episode:
-    """Plays one episode. Raises ValueError as `make_environment`, or when a level has no scripted bot."""
+    """One episode of at most `max_steps` steps; it ends early when the environment terminates or its time is over.
+
+    Each step takes a uniformly random action with probability `random_action_fraction`, else the bot's.
+    Raises ValueError for an unknown environment, one without a bot (unless the fraction is 1.0), or an image size
+    that its grid does not fit exactly.
+    """
     env = make_environment(environment, image_size)
-    world: Any = env.unwrapped
+    tile_size = image_size // env.width
     rng = keyed_generator("episode", environment, seed)
+    num_actions = len(_action_names(env))
     _reset(env, seed)
-    bot = _bot(world, environment) if random_action_fraction < 1 else None
-    frames, captions, poses = [_frame(world, image_size)], [caption(world)], [_pose(world)]
-    actions, rewards, done = [], [], []
-    action = None
+    follows_bot = random_action_fraction < 1.0
+    if follows_bot and not hasattr(env, "instrs"):
+        raise ValueError(
+            f"{environment} has no scripted bot (only BabyAI levels do): "
+            f"set random_action_fraction to 1.0 (it is {random_action_fraction}) or choose a BabyAI-... environment"
+        )
+    bot = BabyAIBot(env) if follows_bot else None
+
+    frames, captions, poses = [_frame(env, tile_size)], [_caption(env)], [_pose(env)]
+    actions: list[int] = []
+    rewards: list[float] = []
+    done: list[bool] = []
     for _ in range(max_steps):
-        action = _choose(bot, world, action, rng, random_action_fraction)
+        chance, random_action = rng.random(), int(rng.integers(num_actions))
+        # The bot is asked at every step, also when its advice is not taken: it follows what it sees.
+        advice = _advice(bot, actions[-1] if actions else None) if bot is not None else None
+        action = random_action if chance < random_action_fraction or advice is None else advice
         _, reward, terminated, truncated, _ = env.step(action)
-        frames.append(_frame(world, image_size))
-        captions.append(caption(world))
-        poses.append(_pose(world))
         actions.append(action)
         rewards.append(float(reward))
-        done.append(terminated)
+        done.append(bool(terminated))
+        frames.append(_frame(env, tile_size))
+        captions.append(_caption(env))
+        poses.append(_pose(env))
         if terminated or truncated:
             break
     return Episode(
@@ -68,85 +79,133 @@ def record_episode(
         frames=np.stack(frames),
         actions=np.asarray(actions, dtype=np.int64),
         rewards=np.asarray(rewards, dtype=np.float32),
-        done=np.asarray(done, dtype=bool),
+        done=np.asarray(done, dtype=np.bool_),
         poses=np.asarray(poses, dtype=np.int64),
-        mission=world.mission,
+        mission=env.mission,
         captions=tuple(captions),
         environment=environment,
         seed=seed,
-        num_actions=int(world.action_space.n),
+        num_actions=num_actions,
     )
 
 
 def branch_frames(environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray:
-    """uint8 [num_actions, height, width, 3]: the real next frame of every action, after replaying `actions`."""
+    """uint8 [num_actions, H, W, 3]: the true next frame of every possible action after replaying `actions`.
+
+    Raises ValueError when an action does not exist or the episode is already over before the last of `actions`.
+    """
     env = make_environment(environment, image_size)
+    tile_size = image_size // env.width
+    num_actions = len(_action_names(env))
     _reset(env, seed)
-    for action in actions:
-        env.step(int(action))
+    for step, action in enumerate(actions):
+        if not 0 <= action < num_actions:
+            raise ValueError(f"{environment}: action {action} at step {step} is outside 0..{num_actions - 1}")
+        _, _, terminated, truncated, _ = env.step(int(action))
+        if terminated or truncated:
+            raise ValueError(f"{environment}, seed {seed}: the episode ends at step {step}, nothing to branch from")
     branches = []
-    for action in range(int(env.action_space.n)):  # pyright: ignore[reportAttributeAccessIssue]
+    for action in range(num_actions):
         branch = copy.deepcopy(env)
         branch.step(action)
-        branches.append(_frame(branch.unwrapped, image_size))
+        branches.append(_frame(branch, tile_size))
     return np.stack(branches)
 
 
-def action_names(environment: str) -> tuple[str, ...]:
-    """Names of the actions, by number."""
-    world: Any = gymnasium.make(environment).unwrapped
-    return tuple(action.name for action in world.actions)
+def make_environment(environment: str, image_size: int) -> MiniGridEnv:
+    """The environment, without wrappers. Raises ValueError for an unknown or unsuitable id, or an image size that its
+    grid does not fit exactly."""
+    env = _make(environment)
+    _check_image_size(env, environment, image_size)
+    return env
 
 
-def caption(world: Any) -> str:
-    """What the grid shows, from its true state: the agent, then objects row by row. Cells are column,row."""
-    column, row = world.agent_pos
-    parts = [f"agent facing {DIRECTIONS[world.agent_dir]} at {column},{row}"]
-    for y in range(world.height):
-        for x in range(world.width):
-            cell = world.grid.get(x, y)
-            if cell is not None and cell.type not in ("wall", "floor"):
-                parts.append(f"{_describe(cell)} at {x},{y}")
-    return "; ".join(parts)
+def _make(environment: str) -> MiniGridEnv:
+    try:
+        # The checker only validates the environment's API, once per instance: the recorder makes many.
+        env = gymnasium.make(environment, disable_env_checker=True).unwrapped
+    except gymnasium.error.Error as error:
+        known = [name for name in gymnasium.registry if name.startswith(("BabyAI-", "MiniGrid-"))]
+        near = difflib.get_close_matches(environment, known, n=3, cutoff=0.4)
+        raise ValueError(
+            f"unknown environment {environment!r} ({error}). Nearest known: {', '.join(near) or 'none'}. "
+            "Other families of environments are installed as extras"
+        ) from None
+    if not isinstance(env, MiniGridEnv):
+        raise ValueError(f"{environment} is not a MiniGrid environment: choose a BabyAI-... or MiniGrid-... id")
+    return env
 
 
-def _describe(cell: Any) -> str:
-    if cell.type != "door":
-        return f"{cell.color} {cell.type}"
-    state = "open" if cell.is_open else "locked" if cell.is_locked else "closed"
-    return f"{state} {cell.color} door"
-
-
-def _reset(env: Any, seed: int) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):  # levels print every layout they reject
+def _reset(env: MiniGridEnv, seed: int) -> None:
+    # MiniGrid prints "Sampling rejected: ..." while it searches for a valid world.
+    with contextlib.redirect_stdout(io.StringIO()):
         env.reset(seed=seed)
 
 
-def _bot(world: Any, environment: str) -> BabyAIBot:
+def _action_names(env: MiniGridEnv) -> tuple[str, ...]:
+    # Some environments offer only the first few of MiniGrid's seven actions.
+    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    return tuple(action.name for action in env.actions)[: int(env.action_space.n)]
+
+
+def _advice(bot: BabyAIBot, last_action: int | None) -> int | None:
+    """The bot's next action given the one really taken, or None when it has lost its plan at this step."""
     try:
-        return BabyAIBot(world)
-    except AttributeError:
+        return int(bot.replan(last_action))
+    except BOT_ERRORS:
+        return None
+
+
+def _check_image_size(env: MiniGridEnv, environment: str, image_size: int) -> None:
+    """Raises ValueError unless the grid is square and whole cells fill image_size x image_size pixels exactly."""
+    if env.width != env.height:
         raise ValueError(
-            f"environment '{environment}' has no scripted bot (only BabyAI levels have): set random_action_fraction to 1.0"
-        ) from None
+            f"{environment} has a grid of {env.width}x{env.height} cells and frames are square: "
+            "choose an environment with a square grid"
+        )
+    if image_size < env.width or image_size % env.width:
+        fitting = sorted({max(1, image_size // env.width) * env.width, (image_size // env.width + 1) * env.width})
+        raise ValueError(
+            f"{environment} has {env.width}x{env.height} cells and {image_size} pixels do not divide into whole cells: "
+            f"image_size must be a multiple of {env.width}, e.g. {' or '.join(map(str, fitting))}"
+        )
 
 
-def _choose(bot: BabyAIBot | None, world: Any, last: int | None, rng: np.random.Generator, random_fraction: float) -> int:
-    """The bot must hear of every action, also of the random ones, to keep its plan up to date."""
-    chance, random_action = rng.random(), int(rng.integers(world.action_space.n))
-    planned = None
-    if bot is not None:
-        try:
-            planned = int(bot.replan(last))
-        except Exception:  # noqa: BLE001 - the bot's own asserts fail where random actions broke its plan
-            planned = None
-    return random_action if planned is None or chance < random_fraction else planned
+def _frame(env: MiniGridEnv, tile_size: int) -> np.ndarray:
+    """uint8 [height, width, 3], the picture of `env.get_frame(highlight=False, tile_size=tile_size)`.
+
+    Drawn from MiniGrid's own cached tiles: `get_frame` also computes the agent's field of view, which nothing here
+    shows, and takes eight times as long.
+    """
+    canvas = np.empty((env.height, tile_size, env.width, tile_size, 3), dtype=np.uint8)
+    agent_x, agent_y = env.agent_pos
+    for index, cell in enumerate(env.grid.grid):
+        y, x = divmod(index, env.width)
+        direction = env.agent_dir if x == agent_x and y == agent_y else None
+        canvas[y, :, x] = Grid.render_tile(cell, agent_dir=direction, tile_size=tile_size)
+    return canvas.reshape(env.height * tile_size, env.width * tile_size, 3)
 
 
-def _frame(world: Any, image_size: int) -> np.ndarray:
-    frame = world.get_frame(highlight=False, tile_size=image_size // world.width)
-    return np.asarray(frame, dtype=np.uint8)
+def _pose(env: MiniGridEnv) -> tuple[int, int, int]:
+    assert env.agent_dir is not None, "MiniGrid sets it at the first reset"
+    return int(env.agent_pos[0]), int(env.agent_pos[1]), int(env.agent_dir)
 
 
-def _pose(world: Any) -> tuple[int, int, int]:
-    return int(world.agent_pos[0]), int(world.agent_pos[1]), int(world.agent_dir)
+def _caption(env: MiniGridEnv) -> str:
+    """What the frame shows: the agent, then every object in reading order, e.g.
+    `agent facing right at 3,4; red ball at 2,5; open yellow door at 7,3`. A carried object is not in the picture."""
+    x, y, direction = _pose(env)
+    parts = [f"agent facing {DIRECTIONS[direction]} at {x},{y}"]
+    for index, cell in enumerate(env.grid.grid):
+        if cell is not None and cell.type not in UNNAMED:
+            y, x = divmod(index, env.width)
+            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {x},{y}")
+    return "; ".join(parts)
+
+
+def _door_state(cell: object) -> str:
+    if getattr(cell, "type", None) != "door":
+        return ""
+    if getattr(cell, "is_locked", False):
+        return "locked "
+    return "open " if getattr(cell, "is_open", False) else "closed "

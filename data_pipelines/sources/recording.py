@@ -1,37 +1,38 @@
 """Records a data set of episodes: train and validation shards, on all cores, continued where it was interrupted.
 
-Every shard is one task, written whole or not at all, with its index entry beside it; the folder's index is written
-last. Shard n holds the episodes of fixed seeds, so neither the number of processes nor an interruption changes a byte.
+Every shard is one task, written whole or not at all, with its index entry beside it; a split's index is written last.
+Shard n holds the episodes of fixed seeds, so neither the number of processes nor an interruption changes a byte.
+One recording at a time may write into a folder.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.shards.atomic import publish, remove_partials
 from data_pipelines.shards.index import (
     INDEX_FILE,
     ShardEntry,
     ShardIndex,
-    publish,
     read_index,
     shard_from_json,
     shard_to_json,
     write_index,
 )
-from data_pipelines.shards.writer import write_shard
+from data_pipelines.shards.writer import file_sha256, write_shard
 from data_pipelines.sources.episode import encode_episode
 from data_pipelines.sources.minigrid import action_names, make_environment, record_episode
+from data_pipelines.sources.processes import run_tasks
 
 SEEDS_PER_RUN = 10_000_000
 VALIDATION_OFFSET = 5_000_000
-"""Seed s of a run records training episodes from s * 10 million on and validation episodes 5 million later."""
+"""Environment seeds of a run with seed s: training takes s * 10 million + 0, 1, 2, ...; validation starts 5 million
+later. The two never meet below 5 million episodes a split, which is enforced, and two runs never share a seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,24 @@ class Recording:
     image_size: int
     episodes_per_shard: int
 
+    def __post_init__(self) -> None:
+        for name in ("train_episodes", "validation_episodes"):
+            if getattr(self, name) > VALIDATION_OFFSET:
+                raise ValueError(
+                    f"{name} ({getattr(self, name)}) must be at most {VALIDATION_OFFSET}: the seeds of training and "
+                    "validation would overlap"
+                )
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Episodes of every split."""
+        return {"train": self.train_episodes, "validation": self.validation_episodes}
+
 
 @dataclass(frozen=True, slots=True)
-class _ShardTask:
+class ShardTask:
+    """One shard to record: the episodes of `num_episodes` consecutive seeds."""
+
     path: Path
     first_seed: int
     num_episodes: int
@@ -57,73 +73,57 @@ class _ShardTask:
 
 
 def record_dataset(
-    folder: Path, recording: Recording, progress: Callable[[int], None], processes: int | None = None
+    folder: Path, recording: Recording, progress: Callable[[int], None] | None = None, processes: int | None = None
 ) -> bool:
-    """Records `folder`/train and `folder`/validation; False when they were complete already.
+    """Records `folder`/train and `folder`/validation; False, without any work, when they are complete already.
 
-    `progress(episodes)` is called as shards finish. Raises ValueError when the folder holds a recording of other
-    settings, OSError when the disk is full.
+    `progress(episodes)` is told of finished episodes shard by shard, those kept from an interruption first.
+    `processes` is the number of worker processes, by default one per usable core.
+    Raises ValueError when the folder holds a recording of other settings or the settings cannot be recorded, OSError
+    naming the path when the disk is full, RuntimeError when a worker process was killed. Finished shards stay.
     """
-    splits = {"train": recording.train_episodes, "validation": recording.validation_episodes}
-    unfinished = [split for split in splits if not _is_recorded(folder / split, recording)]
-    if not unfinished:
+    for split in recording.splits:
+        _check_settings(folder / split, recording)
+    if all(_is_complete(folder / split) for split in recording.splits):
         return False
-    make_environment(recording.environment, recording.image_size).close()  # refuse bad settings before any process starts
-    metadata = _metadata(recording)
-    tasks = {split: _tasks(folder / split, recording, split, splits[split]) for split in unfinished}
-    everything = [task for split_tasks in tasks.values() for task in split_tasks]
-    context = multiprocessing.get_context("spawn")
-    workers = min(processes or os.cpu_count() or 1, len(everything))
-    with context.Pool(workers, initializer=_ignore_interrupt) as pool:
-        for episodes in pool.imap_unordered(_record_shard, everything):
-            progress(episodes)
+    make_environment(recording.environment, recording.image_size)  # refuses bad settings before any process starts
+    for split in recording.splits:
+        (folder / split).mkdir(parents=True, exist_ok=True)
+    report = progress or _ignore
+    tasks = {split: shard_tasks(folder / split, recording, split) for split in recording.splits}
+    missing = [task for split in tasks for task in _missing(folder / split, tasks[split])]
+    kept = sum(recording.splits.values()) - sum(task.num_episodes for task in missing)
+    if kept:
+        report(kept)
+    try:
+        run_tasks(record_shard, missing, processes or len(os.sched_getaffinity(0)), report)
+    finally:
+        for split in tasks:
+            remove_partials(folder / split)
     for split, split_tasks in tasks.items():
-        shards = tuple(_finished(task) for task in split_tasks)
-        assert all(shard is not None for shard in shards)
-        write_index(folder / split, ShardIndex(shards, metadata))  # pyright: ignore[reportArgumentType]
-        for task in split_tasks:
-            _sidecar(task).unlink()
+        _finish(folder / split, split_tasks, _metadata(recording))
     return True
 
 
-def _metadata(recording: Recording) -> dict[str, Any]:
-    names = list(action_names(recording.environment))
-    return {"kind": "episodes", "recording": asdict(recording), "num_actions": len(names), "action_names": names}
-
-
-def _is_recorded(folder: Path, recording: Recording) -> bool:
-    """Raises ValueError when `folder` holds another recording."""
-    if not (folder / INDEX_FILE).exists():
-        return False
-    found = read_index(folder).metadata.get("recording", {})
-    wanted = asdict(recording)
-    differing = [f"{key} (there {found.get(key)!r}, wanted {value!r})" for key, value in wanted.items() if found.get(key) != value]
-    if differing:
-        raise ValueError(
-            f"{folder} holds a recording with other settings: {', '.join(differing)}. "
-            "Choose another data.folder, restore the settings, or delete the folder to record again"
-        )
-    return True
-
-
-def _tasks(folder: Path, recording: Recording, split: str, episodes: int) -> list[_ShardTask]:
+def shard_tasks(folder: Path, recording: Recording, split: str) -> list[ShardTask]:
+    """Every shard of a split, in order."""
     first = recording.seed * SEEDS_PER_RUN + (VALIDATION_OFFSET if split == "validation" else 0)
-    size = recording.episodes_per_shard
+    size, episodes = recording.episodes_per_shard, recording.splits[split]
     return [
-        _ShardTask(folder / f"{split}-{number:06d}.tar", first + start, min(size, episodes - start), recording)
+        ShardTask(folder / f"{split}-{number:06d}.tar", first + start, min(size, episodes - start), recording)
         for number, start in enumerate(range(0, episodes, size))
     ]
 
 
-def _record_shard(task: _ShardTask) -> int:
-    if _finished(task) is None:
-        shard = write_shard(task.path, _samples(task))
-        entry = {"recording": asdict(task.recording), "shard": shard_to_json(shard)}
-        publish(_sidecar(task), json.dumps(entry).encode())
+def record_shard(task: ShardTask) -> int:
+    """Records one shard, then its sidecar; returns its number of episodes."""
+    shard = write_shard(task.path, _samples(task))
+    entry = {"recording": asdict(task.recording), "shard": shard_to_json(shard)}
+    publish(_sidecar(task.path), json.dumps(entry, separators=(",", ":")).encode())
     return task.num_episodes
 
 
-def _samples(task: _ShardTask) -> Iterator[tuple[str, dict[str, bytes], dict[str, int]]]:
+def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], dict[str, int]]]:
     recording = task.recording
     for seed in range(task.first_seed, task.first_seed + task.num_episodes):
         episode = record_episode(
@@ -136,19 +136,79 @@ def _samples(task: _ShardTask) -> Iterator[tuple[str, dict[str, bytes], dict[str
         yield episode.key, encode_episode(episode), {"num_frames": len(episode.frames)}
 
 
-def _sidecar(task: _ShardTask) -> Path:
+def _ignore(_: int) -> None:
+    return
+
+
+def _metadata(recording: Recording) -> dict[str, Any]:
+    names = list(action_names(recording.environment))
+    return {"kind": "episodes", "recording": asdict(recording), "num_actions": len(names), "action_names": names}
+
+
+def _check_settings(folder: Path, recording: Recording) -> None:
+    """Raises ValueError when `folder` holds a recording, finished or interrupted, of other settings."""
+    wanted = asdict(recording)
+    found = [entry["recording"] for entry in _sidecars(folder).values()]
+    if (folder / INDEX_FILE).exists():
+        found.append(read_index(folder).metadata.get("recording", {}))
+    for there in found:
+        differing = [
+            f"{name} (there {there.get(name)!r}, wanted {value!r})"
+            for name, value in wanted.items()
+            if there.get(name) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{folder} holds a recording with other settings: {', '.join(differing)}. "
+                "Choose another data.folder, restore the settings, or delete the folder to record again"
+            )
+
+
+def _is_complete(folder: Path) -> bool:
+    """The index is there and so is every shard, at its full size. (`data verify` reads all bytes; this does not.)"""
+    if not (folder / INDEX_FILE).exists():
+        return False
+    return all(_has_size(folder / shard.file, shard.size_bytes) for shard in read_index(folder).shards)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _known(folder: Path) -> dict[str, ShardEntry]:
+    """Entries, by file name, of the shards that an index or a sidecar of `folder` vouches for."""
+    indexed = {s.file: s for s in read_index(folder).shards} if (folder / INDEX_FILE).exists() else {}
+    return indexed | {name: shard_from_json(entry["shard"]) for name, entry in _sidecars(folder).items()}
+
+
+def _missing(folder: Path, tasks: list[ShardTask]) -> list[ShardTask]:
+    """The tasks whose shard is absent or is not, byte for byte, what its entry says."""
+    known = _known(folder)
+
+    def intact(path: Path) -> bool:
+        entry = known.get(path.name)
+        return entry is not None and _has_size(path, entry.size_bytes) and file_sha256(path) == entry.sha256
+
+    return [task for task in tasks if not intact(task.path)]
+
+
+def _finish(folder: Path, tasks: list[ShardTask], metadata: dict[str, Any]) -> None:
+    """Writes the split's index from what is known of its shards, then drops the sidecars."""
+    known = _known(folder)
+    write_index(folder, ShardIndex(tuple(known[task.path.name] for task in tasks), metadata))
+    for task in tasks:
+        _sidecar(task.path).unlink(missing_ok=True)
+
+
+def _sidecar(shard: Path) -> Path:
     """Where a finished shard keeps its index entry until the whole split is done."""
-    return task.path.with_name(f".{task.path.name}.done")
+    return shard.with_name(f".{shard.name}.done")
 
 
-def _finished(task: _ShardTask) -> ShardEntry | None:
-    """The entry of a shard that an earlier, interrupted recording of the same settings completed."""
-    if not task.path.exists() or not _sidecar(task).exists():
-        return None
-    entry = json.loads(_sidecar(task).read_text(encoding="utf-8"))
-    return shard_from_json(entry["shard"]) if entry["recording"] == asdict(task.recording) else None
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C is the parent's to answer: it ends the pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _sidecars(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the sidecars of an unfinished recording say, by shard file name."""
+    entries: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob(".*.tar.done")):
+        entry = json.loads(path.read_bytes())
+        entries[entry["shard"]["file"]] = entry
+    return entries

@@ -1,0 +1,76 @@
+"""What is in a data set, from its index and its small fields; no picture is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.shards.index import split_folders
+from data_pipelines.shards.reader import ShardReader
+from data_pipelines.sources.episode import decode_about, decode_array
+
+
+def dataset_stats(folder: Path) -> dict[str, dict[str, Any]]:
+    """JSON-able statistics by split: counts of samples, shards, frames, steps and bytes, and for recorded episodes
+    the distributions of lengths (steps), actions, captions (words), the success rate (reward > 0) and missions.
+
+    Raises FileNotFoundError or ValueError as `ShardReader` does.
+    """
+    return {split: _split_stats(path) for split, path in split_folders(folder).items()}
+
+
+def _split_stats(folder: Path) -> dict[str, Any]:
+    reader = ShardReader(folder)
+    frames = [entry.attributes.get("num_frames", 0) for entry in reader.entries]
+    stats: dict[str, Any] = {
+        "samples": len(reader),
+        "shards": reader.num_shards,
+        "shard_bytes": reader.num_bytes,
+        "frames": sum(frames),
+    }
+    if not reader.entries or "frames.png" not in reader.entries[0].members:
+        return stats
+    return stats | _episode_stats(reader)
+
+
+def _episode_stats(reader: ShardReader) -> dict[str, Any]:
+    names = reader.metadata.get("action_names", [])
+    actions: Counter[int] = Counter()
+    lengths: list[int] = []
+    words: list[int] = []
+    missions: Counter[str] = Counter()
+    successes = 0
+    for number, entry in enumerate(reader.entries):
+        wanted = ("actions.npy", "rewards.npy", "json")
+        fields = {name: reader.read_field(number, name) for name in wanted}
+        taken = decode_array(entry.key, fields, "actions.npy")
+        about = decode_about(entry.key, fields)
+        actions.update(taken.tolist())
+        lengths.append(len(taken))
+        words += [len(caption.split()) for caption in about["captions"]]
+        missions[about["mission"]] += 1
+        successes += bool((decode_array(entry.key, fields, "rewards.npy") > 0).any())
+    pictures = [entry.members["frames.png"].size for entry in reader.entries]
+    return {
+        "steps": sum(lengths),
+        "picture_bytes_per_frame": sum(pictures) / (sum(lengths) + len(lengths)),
+        "steps_per_episode": _distribution(lengths),
+        "actions": {names[a] if a < len(names) else str(a): actions[a] for a in sorted(actions)},
+        "success_rate": successes / len(lengths),
+        "words_per_caption": _distribution(words),
+        "missions": len(missions),
+        "most_common_missions": dict(missions.most_common(5)),
+    }
+
+
+def _distribution(values: list[int]) -> dict[str, float]:
+    array = np.asarray(values)
+    return {
+        "min": int(array.min()),
+        "median": float(np.median(array)),
+        "mean": float(array.mean()),
+        "max": int(array.max()),
+    }
