@@ -151,9 +151,10 @@ def _action_names(env: MiniGridEnv) -> tuple[str, ...]:
 def _advice(bot: BabyAIBot, last_action: int | None) -> int | None:
     """The bot's next action given the one really taken, or None when it has lost its plan at this step."""
     try:
-        return int(bot.replan(last_action))
+        advice = bot.replan(last_action)
     except BOT_ERRORS:
         return None
+    return None if advice is None else int(advice)
 
 
 def _check_image_size(env: MiniGridEnv, environment: str, image_size: int) -> None:

@@ -1,0 +1,37 @@
+"""What the tests of recorded data share: small settings, a folder's bytes, a flipped byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_pipelines.sources.recording import Recording
+
+ENVIRONMENT = "BabyAI-GoToLocalS8N3-v0"
+
+
+def small_recording(**changes: object) -> Recording:
+    settings: dict[str, object] = {
+        "seed": 3,
+        "environment": ENVIRONMENT,
+        "train_episodes": 10,
+        "validation_episodes": 4,
+        "max_steps": 6,
+        "random_action_fraction": 0.6,
+        "image_size": 64,
+        "episodes_per_shard": 4,
+    }
+    return Recording(**(settings | changes))  # pyright: ignore[reportArgumentType]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under `folder`, hidden ones included."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def flip(path: Path, offset: int) -> None:
+    """Changes one bit of the byte at `offset`."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        value = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([value ^ 4]))
