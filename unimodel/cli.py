@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML run config.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one value: a.b=c. May be repeated.")]
+ShardFolder = Annotated[Path, typer.Argument(help="A folder of shards, or of splits.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 
 
@@ -54,6 +56,30 @@ def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
     say(f"{'recorded' if worked else 'already recorded:'} {run.data.folder}")
 
 
+@data_app.command("verify")
+def data_verify(folder: ShardFolder) -> None:
+    """Check every byte of a data set: checksums, decodability, counts. Damage is named by shard, sample and byte."""
+    from data_pipelines.shards.verify import verify_dataset
+    from unimodel.observe.progress import say
+
+    report = verify_dataset(folder)
+    for problem in report.problems:
+        say(f"damaged: {problem}")
+    if not report.ok:
+        raise ValueError(f"{folder}: {len(report.problems)} problems in {report.num_samples} samples; make the named shards again")
+    say(f"{folder}: {report.num_samples} samples in {report.num_shards} shards ({', '.join(report.splits)}), {report.num_bytes:,} bytes, all good")
+
+
+@data_app.command("stats")
+def data_stats(folder: ShardFolder) -> None:
+    """Describe a data set: episodes, frames, lengths, actions, success, as JSON."""
+    import json
+
+    from data_pipelines.shards.stats import dataset_stats
+
+    typer.echo(json.dumps(dataset_stats(folder), indent=2))
+
+
 @data_app.command("tokenize")
 def data_tokenize(config: ConfigFile, overrides: Overrides = None) -> None:
     """Turn recorded shards into codes of the run's tokenizers."""
@@ -87,7 +113,6 @@ def tokenizer_train(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command("train")
 def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train all stages of a config; the same command again continues an interrupted run."""
-    import os
     from contextlib import nullcontext
 
     from unimodel.config_file import load_config
@@ -104,21 +129,37 @@ def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command("eval")
 def eval_command(run: RunPath) -> None:
     """Evaluate every finished stage on held-out episodes; print the table and write summary.json."""
-    from rich.table import Table
-
-    from unimodel.evaluation.evaluate import evaluate, format_table
-    from unimodel.observe.progress import console, say
-    from unimodel.run_folder import RunFolder, read_json
+    from unimodel.evaluation.evaluate import evaluate
+    from unimodel.observe.progress import say
+    from unimodel.run_folder import RunFolder
 
     folder = RunFolder(run)
     folder.config()
     with folder.locked():
         worked = evaluate(run)
     say("evaluated" if worked else "already evaluated with these weights")
+    summary_command(run)
+
+
+@app.command("summary")
+def summary_command(run: RunPath) -> None:
+    """Print the table of the last evaluation, and where the run's results lie."""
+    from rich.table import Table
+
+    from unimodel.evaluation.table import table_lines
+    from unimodel.observe.progress import console, say
+    from unimodel.run_folder import RunFolder, read_json
+
+    folder = RunFolder(run)
+    if not folder.summary.exists():
+        raise FileNotFoundError(f"{run} has no summary.json: run `unimodel eval {run}`")
     table = Table("metric", "stage", "model", "baseline", "better?")
-    for line in format_table(read_json(folder.summary)):
+    for line in table_lines(read_json(folder.summary)):
         table.add_row(*line)
     console.print(table)
+    for path in (folder.summary, folder.report, folder.path / "export"):
+        if path.exists():
+            say(str(path))
 
 
 @app.command("generate")
@@ -179,23 +220,24 @@ def export_command(
 
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
+    from unimodel.errors import RunError, Stopped
+
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
         _fail("interrupted; what was written stays, and the same command goes on from there", 130)
+    except Stopped as stopped:
+        _fail(str(stopped), 130)
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        _fail(f"{error}{' (the disk is full: free space and run the same command again)' if full else ''}", 1)
-    except (ValueError, FloatingPointError, RuntimeError) as error:
-        if type(error) not in _USER_ERRORS and not isinstance(error, OSError):
-            raise
+        full = error.errno == errno.ENOSPC or "No space left" in str(error)
+        _fail(f"{error}{'; the disk is full: free space and run the same command again' if full else ''}", 1)
+    except (ValueError, FloatingPointError, RunError) as error:
         _fail(str(error), 2)
 
 
-_USER_ERRORS = (ValueError, FloatingPointError, RuntimeError)
-
-
 def _fail(message: str, status: int) -> None:
+    if os.environ.get("UNIMODEL_TRACEBACK"):
+        raise  # noqa: PLE0704 - called while an exception is handled
     sys.stderr.write(f"error: {message}\n")
     sys.exit(status)
 

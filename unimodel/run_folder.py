@@ -13,6 +13,7 @@ from typing import Any
 
 from unimodel.config import RunConfig
 from unimodel.config_file import dump_config, load_config
+from unimodel.errors import RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for one writer. Raises RuntimeError when another process already does."""
+        """Holds the run for one writer. Raises RunError when another process already does."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RuntimeError(
+                raise RunError(
                     f"{self.path} is in use by another process: wait for it, stop it, or choose another `name`"
                 ) from None
             yield

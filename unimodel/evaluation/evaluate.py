@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -76,14 +75,3 @@ def _evaluate_stage(path: Path, stage: str, held_out: HeldOut) -> list[Row]:
         rows.append(evaluate_branches(loaded, held_out))
     return rows
 
-
-def format_table(rows: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
-    """(metric, stage, model, baseline, better?) as text."""
-    lines = []
-    for row in rows:
-        baseline = f"{row['baseline']:.3f} ({row['baseline_name']})"
-        if row["required"] is not None:
-            baseline += f", required {row['required']:g}"
-        model = f"{row['model']:.3f} {row['unit']}".strip()
-        lines.append((row["metric"], row["stage"], model, baseline, "yes" if row["better"] else "NO"))
-    return lines

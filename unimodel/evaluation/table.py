@@ -39,3 +39,15 @@ class Row:
             "required": self.required,
             "samples": self.samples,
         }
+
+
+def table_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """(metric, stage, model, baseline, better?) as text."""
+    lines = []
+    for row in rows:
+        baseline = f"{row['baseline']:.3f} ({row['baseline_name']})"
+        if row["required"] is not None:
+            baseline += f", required {row['required']:g}"
+        model = f"{row['model']:.3f} {row['unit']}".strip()
+        lines.append((row["metric"], row["stage"], model, baseline, "yes" if row["better"] else "NO"))
+    return lines

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from unimodel.config_file import dump_config
+from unimodel.errors import RunError
 from unimodel.export.card import model_card
 from unimodel.run_folder import read_json, sync_folder, write_atomically, write_json
 from unimodel.tokenizers.bundle import VOCABULARY_FILE
@@ -49,7 +50,7 @@ sys.stdout.write(str((logits - saved["logits"]).abs().max().item()))
 def export_run(path: Path, out: Path) -> bool:
     """Exports the last finished stage of a run into `out`; False when that very export is there already.
 
-    Raises ValueError when `out` holds something else, RuntimeError when the reloaded model differs from the run's.
+    Raises ValueError when `out` holds something else, RunError when the reloaded model differs from the run's.
     """
     loaded = load_run(path)
     source = _source(loaded)
@@ -64,7 +65,7 @@ def export_run(path: Path, out: Path) -> bool:
         _write_files(loaded, hidden, source)
         difference = reload_difference(loaded, hidden)
         if difference != 0.0:
-            raise RuntimeError(f"the exported model differs from the run's after reloading (logits by {difference}): not published")
+            raise RunError(f"the exported model differs from the run's after reloading (logits by {difference}): not published")
         shutil.rmtree(out, ignore_errors=True)
         hidden.rename(out)
         sync_folder(out.parent)
@@ -88,7 +89,7 @@ def reload_difference(loaded: LoadedRun, folder: Path) -> float:
         command = [sys.executable, "-I", "-c", RELOAD_SCRIPT, str(folder.resolve()), str(expected)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=scratch, check=False)
     if done.returncode:
-        raise RuntimeError(f"the export does not load in a clean process: {done.stderr.strip().splitlines()[-1]}")
+        raise RunError(f"the export does not load in a clean process: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout.strip().splitlines()[-1])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from unimodel.errors import RunError
 from unimodel.export.folder import export_files, read_marker
 
 REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -16,7 +17,7 @@ REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 def push_export(folder: Path, repository: str, *, private: bool) -> str:
     """Uploads an export and returns its address. The token comes from huggingface_hub's own settings and is never shown.
 
-    Raises ValueError for a malformed name or a missing token, RuntimeError when the Hub refuses or a file is incomplete.
+    Raises ValueError for a malformed name or a missing token, RunError when the Hub refuses or a file is incomplete.
     """
     marker = read_marker(folder)
     if not REPOSITORY.match(repository):
@@ -35,8 +36,8 @@ def push_export(folder: Path, repository: str, *, private: bool) -> str:
     except (HfHubHTTPError, HFValidationError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         hint = {401: "the token is missing or wrong (`hf auth login`)", 403: "the token may not write there"}.get(status or 0)
-        raise RuntimeError(f"the Hub refused the push to {repository} ({hint or f'status {status}'})") from None
+        raise RunError(f"the Hub refused the push to {repository} ({hint or f'status {status}'})") from None
     incomplete = [name for name, size in files.items() if remote.get(name) != size]
     if incomplete:
-        raise RuntimeError(f"the push to {repository} is incomplete: {', '.join(incomplete)}; run it again")
+        raise RunError(f"the push to {repository} is incomplete: {', '.join(incomplete)}; run it again")
     return f"{api.endpoint}/{repository}"

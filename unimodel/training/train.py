@@ -23,6 +23,7 @@ from data_pipelines.stream.packing import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
+from unimodel.errors import Stopped
 from unimodel.observe.progress import ProgressBar, say
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.prepare import load_run_bundle
@@ -46,10 +47,6 @@ from unimodel.training.schedule import learning_rate
 from unimodel.training.step import StepReport, train_step
 
 MAY_CHANGE_ON_RESUME = ("engine", "checkpoint", "evaluation", "runs_folder")
-
-
-class Stopped(Exception):
-    """The run was asked to stop and has saved; the message says how to go on."""
 
 
 @dataclass(slots=True)
