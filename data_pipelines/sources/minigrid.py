@@ -11,6 +11,7 @@ import copy
 import difflib
 import io
 from collections.abc import Sequence
+from string import ascii_lowercase
 
 import gymnasium
 import numpy as np
@@ -194,14 +195,20 @@ def _pose(env: MiniGridEnv) -> tuple[int, int, int]:
 
 def _caption(env: MiniGridEnv) -> str:
     """What the frame shows: the agent, then every object in reading order, e.g.
-    `agent facing right at 3,4; red ball at 2,5; open yellow door at 7,3`. A carried object is not in the picture."""
+    `agent facing right at d4; red ball at c5; open yellow door at h6`. A carried object is not in the picture."""
     x, y, direction = _pose(env)
     parts = [f"agent facing {DIRECTIONS[direction]} at {x},{y}"]
     for index, cell in enumerate(env.grid.grid):
         if cell is not None and cell.type not in UNNAMED:
             y, x = divmod(index, env.width)
-            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {x},{y}")
+            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {_cell_name(x, y)}")
     return "; ".join(parts)
+
+
+def _cell_name(x: int, y: int) -> str:
+    """Column letter and row number from 0, as on a chess board: one word per place is one token per place."""
+    letters = ascii_lowercase[x] if x < 26 else ascii_lowercase[x // 26 - 1] + ascii_lowercase[x % 26]
+    return f"{letters}{y}"
 
 
 def _door_state(cell: object) -> str:
