@@ -1,0 +1,272 @@
+"""`unimodel report`: one page about a run - figures against baselines, curves, and generated beside real.
+
+The page is self-contained (style and pictures inline, no script) and is made from what lies in the run folder; what the
+run does not have yet is left out with a line that says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+from data_pipelines.shards.index import read_index
+from unimodel.config import RunConfig
+from unimodel.evaluation.held_out import HeldOut, load_held_out
+from unimodel.evaluation.report_plots import Chart, stage_charts
+from unimodel.evaluation.report_samples import counterfactual, descriptions, drawings, reconstructions, rollouts
+from unimodel.observe.progress import say
+from unimodel.run_folder import RunFolder, read_json, read_json_lines, write_atomically
+from unimodel.tokenizers.bundle import TokenizerBundle
+from unimodel.tokenizers.prepare import load_run_bundle
+from unimodel.training.checkpoint import list_checkpoints, stage_checkpoint
+from unimodel.training.loaded_run import LoadedRun, load_run
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """How far a stage has come, and its curves."""
+
+    number: int
+    name: str
+    steps_done: int
+    steps: int
+    objectives: str
+    tokens: int
+    charts: list[Chart]
+
+    @property
+    def status(self) -> str:
+        if self.steps_done >= self.steps:
+            return f"finished, {self.steps:,} steps"
+        return f"{self.steps_done:,} of {self.steps:,} steps" if self.steps_done else "not started"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page with pictures: `content` for its macro in the template, or why it was left out."""
+
+    kind: str
+    title: str
+    about: str
+    source: str = ""
+    content: Any = None
+    left_out: str = ""
+
+
+@dataclass(slots=True)
+class _Materials:
+    """Loaded once, when the first section asks. Raises FileNotFoundError or ValueError where the run lacks something."""
+
+    path: Path
+    config: RunConfig
+    _bundle: TokenizerBundle | None = None
+    _held_out: HeldOut | None = None
+    _models: dict[str, LoadedRun] = field(default_factory=dict)
+
+    def bundle(self) -> TokenizerBundle:
+        self._bundle = self._bundle or load_run_bundle(RunFolder(self.path))
+        return self._bundle
+
+    def held_out(self) -> HeldOut:
+        if self._held_out is None:
+            bundle = self.bundle()
+            self._held_out = load_held_out(self.config, RunFolder(self.path), bundle.vocabulary, bundle.builder.eos_id)
+        return self._held_out
+
+    def action_names(self) -> list[str]:
+        return read_index(self.config.data.folder / "validation").metadata["action_names"]
+
+    def model_of(self, sequence: str) -> LoadedRun:
+        """The last finished stage that was trained on `sequence`."""
+        taught = [name for name, s in self.config.ordered_stages if any(e.sequence == sequence for e in s.mixture)]
+        if not taught:
+            raise FileNotFoundError(f"no stage of this run is trained on {sequence.replace('_', ' ')}")
+        finished = finished_stages(RunFolder(self.path), taught)
+        if not finished:
+            raise FileNotFoundError(f"stage {' and stage '.join(taught)} not finished yet")
+        stage = list(finished)[-1]
+        if stage not in self._models:
+            self._models[stage] = load_run(self.path, stage)
+        return self._models[stage]
+
+
+def write_report(path: Path) -> Path:
+    """Writes `report.html` of the run at `path` and returns where it lies; leaves one that is up to date alone.
+
+    Raises FileNotFoundError when `path` is no run folder.
+    """
+    run = RunFolder(path)
+    config = run.config()
+    if _is_up_to_date(run):
+        say(f"already up to date (delete it to make it again): {run.report}")
+        return run.report
+    began = time.time_ns()
+    with torch.no_grad():
+        page = render_report(run, config)
+    write_atomically(run.report, page.encode())
+    # Dated by what it has read: lines written meanwhile make it out of date.
+    os.utime(run.report, ns=(began, began))
+    return run.report
+
+
+def render_report(run: RunFolder, config: RunConfig) -> str:
+    """The page as HTML."""
+    evaluation = read_json(run.evaluation) if run.evaluation.exists() else {}
+    materials = _Materials(run.path, config)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("unimodel.evaluation", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    stages = stage_progress(run, config)
+    rows = evaluation.get("rows", [])
+    return environment.get_template(TEMPLATE).render(
+        config=config,
+        config_text=run.config_file.read_text(encoding="utf-8"),
+        written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        stages=stages,
+        seconds=sum(line.get("seconds", 0.0) for line in read_json_lines(run.timing)),
+        rows=[{**row, "model_text": _figure(row, "model"), "baseline_text": _figure(row, "baseline")} for row in rows],
+        headline=headline(rows),
+        warning=_evaluation_warning(run, config, evaluation),
+        codebook=evaluation.get("codebook"),
+        sections=[_section(materials, *parts) for parts in _SECTIONS],
+    )
+
+
+def headline(rows: list[dict[str, Any]]) -> str:
+    """How many figures beat their baseline, and the names of those that do not."""
+    if not rows:
+        return ""
+    worse = [f"{row['metric']} ({row['stage']})" for row in rows if not row["better"]]
+    if not worse:
+        return f"All {len(rows)} figures beat their baseline."
+    return f"{len(rows) - len(worse)} of {len(rows)} figures beat their baseline; not yet: {', '.join(worse)}."
+
+
+def stage_progress(run: RunFolder, config: RunConfig) -> list[StageProgress]:
+    """All stages of the config, in order, with the charts of those that have begun."""
+    metrics, timing = read_json_lines(run.metrics), read_json_lines(run.timing)
+    progress, before = [], 0
+    for name, stage in config.ordered_stages:
+        lines = [line for line in metrics if line["stage"] == name]
+        steps = {line["step"] for line in lines}
+        done = max(steps, default=before) - before
+        objectives = ", ".join(f"{key} ({value.kind.replace('_', ' ')})" for key, value in stage.objectives.items())
+        charts = stage_charts(name, lines, [line for line in timing if line["step"] in steps])
+        tokens = sum(line.get("tokens", 0) for line in lines)
+        progress.append(StageProgress(stage.number, name, done, stage.steps, objectives, tokens, charts))
+        before += stage.steps
+    return progress
+
+
+def finished_stages(run: RunFolder, names: list[str]) -> dict[str, int]:
+    """Stage -> global step of its last checkpoint, for those of `names` that are done."""
+    finished = {}
+    for name in names:
+        try:
+            finished[name] = stage_checkpoint(run.checkpoints, name).position.step
+        except FileNotFoundError:
+            continue
+    return finished
+
+
+def _evaluation_warning(run: RunFolder, config: RunConfig, evaluation: dict[str, Any]) -> str:
+    """Says when the figures are missing or belong to other weights than those on disk."""
+    if not evaluation:
+        return f"Not evaluated yet: run `unimodel eval {run.path}`, then this command again."
+    evaluated = evaluation.get("state", {}).get("stages", {})
+    now = finished_stages(run, [name for name, _ in config.ordered_stages])
+    if now and evaluated != now:
+        return f"These figures are older than the checkpoints: run `unimodel eval {run.path}`, then this command again."
+    return ""
+
+
+def _figure(row: dict[str, Any], key: str) -> str:
+    """A figure with its unit: shares as percent."""
+    if row["unit"]:
+        return f"{row[key]:.2f} {row['unit']}"
+    return f"{row[key]:.1%}" if "accuracy" in row["metric"] else f"{row[key]:.3f}"
+
+
+def _section(
+    materials: _Materials,
+    kind: str,
+    title: str,
+    about: str,
+    make: Callable[[_Materials], tuple[str, Any]],
+) -> Section:
+    """Runs one maker; a run that lacks what it needs loses the section, never the report."""
+    try:
+        source, content = make(materials)
+    except (FileNotFoundError, ValueError) as error:
+        return Section(kind, title, about, left_out=str(error))
+    return Section(kind, title, about, source, content)
+
+
+def _from_model(sequence: str, make: Callable[..., Any], materials: _Materials) -> tuple[str, Any]:
+    loaded = materials.model_of(sequence)
+    arguments = (materials.action_names(),) if sequence == "interaction" else ()
+    return f"stage {loaded.stage}, step {loaded.step:,}, averaged weights", make(loaded, materials.held_out(), *arguments)
+
+
+def _from_tokenizer(materials: _Materials) -> tuple[str, Any]:
+    return "image tokenizer", reconstructions(materials.bundle(), materials.held_out())
+
+
+_SECTIONS: tuple[tuple[str, str, str, Callable[[_Materials], tuple[str, Any]]], ...] = (
+    (
+        "films",
+        "Generated worlds",
+        "The first held-out episodes that are long enough. Both rows start from the same two frames and take the same "
+        "actions; from the third frame on, the lower row sees only its own frames. Under each generated frame: how many "
+        "of its codes equal the real ones.",
+        partial(_from_model, "interaction", rollouts),
+    ),
+    (
+        "branches",
+        "One state, every action",
+        "What the world does and what the model expects for each action from the same state. A generated frame obeys "
+        "when the real frame nearest to it is the one of its own action (or of an action with the same outcome).",
+        partial(_from_model, "interaction", counterfactual),
+    ),
+    (
+        "pairs",
+        "Text to image",
+        "Held-out captions; the model sees the words alone. The figure counts codes equal to the real frame's.",
+        partial(_from_model, "text_to_image", drawings),
+    ),
+    (
+        "texts",
+        "Image to text",
+        "Held-out frames; the caption is decoded greedily from the picture.",
+        partial(_from_model, "image_to_text", descriptions),
+    ),
+    (
+        "pairs",
+        "Image tokenizer",
+        "Held-out frames and the same frames after a round trip through their codes.",
+        _from_tokenizer,
+    ),
+)
+
+
+def _is_up_to_date(run: RunFolder) -> bool:
+    """Newer than everything it is made from."""
+    if not run.report.exists():
+        return False
+    sources = [run.config_file, run.metrics, run.timing, run.evaluation, run.tokenizers / "settings.json"]
+    sources += list_checkpoints(run.checkpoints)
+    return all(not s.exists() or s.stat().st_mtime_ns <= run.report.stat().st_mtime_ns for s in sources)
