@@ -162,6 +162,15 @@ def summary_command(run: RunPath) -> None:
             say(str(path))
 
 
+@app.command("report")
+def report_command(run: RunPath) -> None:
+    """Write report.html into the run folder: figures, curves, and generated frames beside real ones."""
+    from unimodel.evaluation.report import write_report
+    from unimodel.observe.progress import say
+
+    say(f"report: {write_report(run)}")
+
+
 @app.command("generate")
 def generate_command(
     run: RunPath,

@@ -138,7 +138,7 @@ def render_report(run: RunFolder, config: RunConfig) -> str:
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         stages=stages,
         seconds=sum(line.get("seconds", 0.0) for line in read_json_lines(run.timing)),
-        rows=[{**row, "model_text": _figure(row, "model"), "baseline_text": _figure(row, "baseline")} for row in rows],
+        rows=[_table_row(row) for row in rows],
         headline=headline(rows),
         warning=_evaluation_warning(run, config, evaluation),
         codebook=evaluation.get("codebook"),
@@ -147,13 +147,13 @@ def render_report(run: RunFolder, config: RunConfig) -> str:
 
 
 def headline(rows: list[dict[str, Any]]) -> str:
-    """How many figures beat their baseline, and the names of those that do not."""
+    """How many figures beat their baseline; empty without figures."""
     if not rows:
         return ""
-    worse = [f"{row['metric']} ({row['stage']})" for row in rows if not row["better"]]
-    if not worse:
+    better = sum(row["better"] for row in rows)
+    if better == len(rows):
         return f"All {len(rows)} figures beat their baseline."
-    return f"{len(rows) - len(worse)} of {len(rows)} figures beat their baseline; not yet: {', '.join(worse)}."
+    return f"{better} of {len(rows)} figures beat their baseline."
 
 
 def stage_progress(run: RunFolder, config: RunConfig) -> list[StageProgress]:
@@ -192,6 +192,16 @@ def _evaluation_warning(run: RunFolder, config: RunConfig, evaluation: dict[str,
     if now and evaluated != now:
         return f"These figures are older than the checkpoints: run `unimodel eval {run.path}`, then this command again."
     return ""
+
+
+def _table_row(row: dict[str, Any]) -> dict[str, Any]:
+    lower_is_better = not row.get("higher_is_better", row["unit"] != "bits")
+    return {
+        **row,
+        "model_text": _figure(row, "model"),
+        "baseline_text": _figure(row, "baseline"),
+        "lower_is_better": lower_is_better,
+    }
 
 
 def _figure(row: dict[str, Any], key: str) -> str:
