@@ -197,7 +197,7 @@ def _caption(env: MiniGridEnv) -> str:
     """What the frame shows: the agent, then every object in reading order, e.g.
     `agent facing right at d4; red ball at c5; open yellow door at h6`. A carried object is not in the picture."""
     x, y, direction = _pose(env)
-    parts = [f"agent facing {DIRECTIONS[direction]} at {x},{y}"]
+    parts = [f"agent facing {DIRECTIONS[direction]} at {_cell_name(x, y)}"]
     for index, cell in enumerate(env.grid.grid):
         if cell is not None and cell.type not in UNNAMED:
             y, x = divmod(index, env.width)
