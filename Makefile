@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.installed ## the whole road on this machine: record, train, evaluate, export, report (15 minutes on 2 cores)
+demo: $(VENV)/.installed ## the whole road on this machine: record, train, evaluate, export, report
 	bash launch/demo.sh
 
 test: $(VENV)/.installed-dev ## the tests, without the slow ones and those for a GPU
