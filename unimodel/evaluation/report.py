@@ -65,7 +65,7 @@ class Section:
 
 @dataclass(slots=True)
 class _Materials:
-    """Loaded once, when the first section asks. Raises FileNotFoundError or ValueError where the run lacks something."""
+    """Loaded once, when a section first asks. Raises FileNotFoundError or ValueError where the run lacks something."""
 
     path: Path
     config: RunConfig
@@ -134,6 +134,7 @@ def render_report(run: RunFolder, config: RunConfig) -> str:
     rows = evaluation.get("rows", [])
     return environment.get_template(TEMPLATE).render(
         config=config,
+        path=run.path,
         config_text=run.config_file.read_text(encoding="utf-8"),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         stages=stages,
@@ -186,11 +187,11 @@ def finished_stages(run: RunFolder, names: list[str]) -> dict[str, int]:
 def _evaluation_warning(run: RunFolder, config: RunConfig, evaluation: dict[str, Any]) -> str:
     """Says when the figures are missing or belong to other weights than those on disk."""
     if not evaluation:
-        return f"Not evaluated yet: run `unimodel eval {run.path}`, then this command again."
+        return "Not evaluated yet."
     evaluated = evaluation.get("state", {}).get("stages", {})
     now = finished_stages(run, [name for name, _ in config.ordered_stages])
     if now and evaluated != now:
-        return f"These figures are older than the checkpoints: run `unimodel eval {run.path}`, then this command again."
+        return "These figures are older than the checkpoints."
     return ""
 
 
@@ -229,11 +230,12 @@ def _section(
 def _from_model(sequence: str, make: Callable[..., Any], materials: _Materials) -> tuple[str, Any]:
     loaded = materials.model_of(sequence)
     arguments = (materials.action_names(),) if sequence == "interaction" else ()
-    return f"stage {loaded.stage}, step {loaded.step:,}, averaged weights", make(loaded, materials.held_out(), *arguments)
+    source = f"Made with stage {loaded.stage} at step {loaded.step:,}, averaged weights."
+    return source, make(loaded, materials.held_out(), *arguments)
 
 
 def _from_tokenizer(materials: _Materials) -> tuple[str, Any]:
-    return "image tokenizer", reconstructions(materials.bundle(), materials.held_out())
+    return "", reconstructions(materials.bundle(), materials.held_out())
 
 
 _SECTIONS: tuple[tuple[str, str, str, Callable[[_Materials], tuple[str, Any]]], ...] = (
@@ -241,8 +243,8 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[_Materials], tuple[str, Any]]], 
         "films",
         "Generated worlds",
         "The first held-out episodes that are long enough. Both rows start from the same two frames and take the same "
-        "actions; from the third frame on, the lower row sees only its own frames. Under each generated frame: how many "
-        "of its codes equal the real ones.",
+        "actions; from the third frame on, the lower row sees only its own frames. Under each generated frame: how "
+        "many of its codes equal those of the real one.",
         partial(_from_model, "interaction", rollouts),
     ),
     (
@@ -255,7 +257,7 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[_Materials], tuple[str, Any]]], 
     (
         "pairs",
         "Text to image",
-        "Held-out captions; the model sees the words alone. The figure counts codes equal to the real frame's.",
+        "Held-out captions; the model sees the words alone. Codes equal to the real frame's are counted.",
         partial(_from_model, "text_to_image", drawings),
     ),
     (

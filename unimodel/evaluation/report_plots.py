@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -19,9 +19,11 @@ WIDTH_INCHES, HEIGHT_INCHES = 4.6, 2.1
 RAW_POINTS = 400
 """A longer raw line is thinned to this many points: more are not visible at this size."""
 SMOOTHING_FRACTION = 1 / 30
-"""Width of the moving average, as a fraction of the stage's steps."""
-COLOURS = ("#2f7ed8", "#e8833a", "#2aa198", "#c2528b", "#8a6fd1", "#8a8f98")
-"""Mid tones, legible on white and on near black; told apart with any colour vision."""
+"""Half width of the moving average, as a fraction of the stage's steps."""
+COLOURS = {"text": "#e8833a", "image": "#2f7ed8", "action": "#c2528b", "reward": "#2aa198", "done": "#8a6fd1"}
+"""A modality keeps its colour through all charts. Mid tones: legible on white and on near black."""
+OTHER_COLOURS = ("#2aa198", "#c2528b", "#8a6fd1", "#8a8f98", "#a98a1f")
+"""Of what is no modality."""
 TEXT, GRID = "#0a0b0c", "#0d0e0f"
 """Stand-ins that become the page's own colours."""
 
@@ -89,15 +91,16 @@ def _chart(
 ) -> Chart | None:
     """None when no line holds any of the keys."""
     series: list[Series] = []
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}):
+    with matplotlib.rc_context(cast(Any, {**STYLE, "svg.hashsalt": salt})):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
         axes: Axes = figure.add_subplot()
         for key, label in labels.items():
             points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
             points = [(step, value) for step, value in points if math.isfinite(value)]
             if points:
-                colour = COLOURS[len(series) % len(COLOURS)]
-                series.append(Series(label, colour, say_value(_draw(axes, points, colour))))
+                colour = COLOURS.get(label, OTHER_COLOURS[len(series) % len(OTHER_COLOURS)])
+                half_width = 0 if key == "learning_rate" else max(1, round(len(points) * SMOOTHING_FRACTION))
+                series.append(Series(label, colour, say_value(_draw(axes, points, colour, half_width))))
         if not series:
             return None
         _dress(axes, title, say_value)
@@ -106,15 +109,23 @@ def _chart(
     return Chart(title, svg, tuple(series), f"{title} over training steps: {ends}.")
 
 
-def _draw(axes: Axes, points: list[tuple[int, float]], colour: str) -> float:
+def _draw(axes: Axes, points: list[tuple[int, float]], colour: str, half_width: int) -> float:
     """A smooth line over the faint raw one; returns the smooth line's last value."""
     steps = np.array([step for step, _ in points])
     values = np.array([value for _, value in points])
-    smooth = moving_average(values, max(1, round(len(values) * SMOOTHING_FRACTION)))
+    smooth = moving_average(values, half_width)
     thinned = np.unique(np.linspace(0, len(steps) - 1, RAW_POINTS).round().astype(int))
     axes.plot(steps[thinned], values[thinned], color=colour, linewidth=0.7, alpha=0.3)
     marker = "o" if len(steps) == 1 else None
-    axes.plot(steps[thinned], smooth[thinned], color=colour, linewidth=1.7, solid_capstyle="round", marker=marker, markersize=4)
+    axes.plot(
+        steps[thinned],
+        smooth[thinned],
+        color=colour,
+        linewidth=1.7,
+        solid_capstyle="round",
+        marker=marker,
+        markersize=4,
+    )
     return float(smooth[-1])
 
 
@@ -144,10 +155,14 @@ def _dress(axes: Axes, title: str, say_value: Callable[[float], str]) -> None:
 def _inline_svg(figure: Figure) -> str:
     """The figure as markup for inside an HTML page: no prologue, no metadata, no outside name."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg, count=1)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg, count=1
+    )
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     svg = svg.replace("xlink:href", "href").replace(TEXT, "var(--soft)").replace(GRID, "var(--line)")

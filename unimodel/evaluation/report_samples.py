@@ -77,7 +77,11 @@ def reconstructions(bundle: TokenizerBundle, held_out: HeldOut) -> list[Pair]:
     return [
         Pair(
             picture(real, f"Held-out frame of {episode.key}", "real"),
-            picture(made, f"The same frame of {episode.key} decoded from its codes", f"{psnr(made[None], real[None]):.1f} dB"),
+            picture(
+                made,
+                f"The same frame of {episode.key} decoded from its codes",
+                f"decoded, PSNR {psnr(made[None], real[None]):.1f} dB",
+            ),
         )
         for episode, real, made in zip(episodes, frames, decoded, strict=True)
     ]
@@ -138,8 +142,14 @@ def _branching_state(loaded: LoadedRun, held_out: HeldOut) -> tuple[int, int, np
     """(episode, step, real next frames by action, outcome class by action)."""
     best: tuple[int, int, np.ndarray, np.ndarray] | None = None
     for number, episode in enumerate(held_out.episodes[:BRANCH_EPISODES]):
-        at = int(keyed_generator("evaluate branches", episode.key).integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
-        real = branch_frames(episode.environment, episode.seed, episode.actions[:at].tolist(), loaded.config.data.recording.image_size)
+        at = (
+            int(keyed_generator("evaluate branches", episode.key).integers(1, episode.num_steps))
+            if episode.num_steps > 1
+            else 0
+        )
+        real = branch_frames(
+            episode.environment, episode.seed, episode.actions[:at].tolist(), loaded.config.data.recording.image_size
+        )
         classes = np.unique(real.reshape(len(real), -1), axis=0, return_inverse=True)[1].ravel()
         if best is None or classes.max() > best[3].max():
             best = (number, at, real, classes)
@@ -153,7 +163,9 @@ def drawings(loaded: LoadedRun, held_out: HeldOut) -> list[Pair]:
     chosen = _captioned(held_out)
     bundle = loaded.bundle
     blank = np.zeros_like(held_out.tokens[0].frames[0])
-    sequences = [bundle.builder.text_to_image(held_out.tokens[i].captions[at], blank, f"report {i}") for i, at in chosen]
+    sequences = [
+        bundle.builder.text_to_image(held_out.tokens[i].captions[at], blank, f"report {i}") for i, at in chosen
+    ]
     spans = [next(span for span in sequence.spans if span.grid is not None) for sequence in sequences]
     settings = FillSettings(steps=DRAWING_STEPS)
     rng = keyed_generator("report drawings")
@@ -164,7 +176,9 @@ def drawings(loaded: LoadedRun, held_out: HeldOut) -> list[Pair]:
         caption = held_out.episodes[number].captions[at]
         same = int((code == held_out.tokens[number].frames[at].ravel()).sum())
         real = picture(held_out.episodes[number].frames[at], f"Real frame: {caption}", "real")
-        made = picture(frame, f"Generated from the caption: {caption}", f"generated, {same}/{code.size}", same == code.size)
+        made = picture(
+            frame, f"Generated from the caption: {caption}", f"generated, {same}/{code.size}", same == code.size
+        )
         pairs.append(Pair(real, made, (("caption", caption),)))
     return pairs
 
@@ -179,7 +193,12 @@ def descriptions(loaded: LoadedRun, held_out: HeldOut) -> list[Pair]:
     for (number, at), ids in zip(chosen, described, strict=True):
         episode = held_out.episodes[number]
         caption, said = episode.captions[at], str(bundle.text.decode(ids.tolist()))
-        frame = picture(episode.frames[at], f"Held-out frame {at} of {episode.key}", "same" if said == caption else "differs", said == caption)
+        frame = picture(
+            episode.frames[at],
+            f"Held-out frame {at} of {episode.key}",
+            "same" if said == caption else "differs",
+            said == caption,
+        )
         pairs.append(Pair(frame, None, (("true caption", caption), ("generated", said or "(nothing)"))))
     return pairs
 
