@@ -165,7 +165,8 @@ def stage_progress(run: RunFolder, config: RunConfig) -> list[StageProgress]:
         lines = [line for line in metrics if line["stage"] == name]
         steps = {line["step"] for line in lines}
         done = max(steps, default=before) - before
-        objectives = ", ".join(f"{key} ({value.kind.replace('_', ' ')})" for key, value in stage.objectives.items())
+        kinds = {key: value.kind.replace("_", " ") for key, value in stage.objectives.items()}
+        objectives = ", ".join(key if key == kind else f"{key} ({kind})" for key, kind in kinds.items())
         charts = stage_charts(name, lines, [line for line in timing if line["step"] in steps])
         tokens = sum(line.get("tokens", 0) for line in lines)
         progress.append(StageProgress(stage.number, name, done, stage.steps, objectives, tokens, charts))
