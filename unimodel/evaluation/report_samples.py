@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,17 +75,13 @@ def reconstructions(bundle: TokenizerBundle, held_out: HeldOut) -> list[Pair]:
     episodes = held_out.episodes[:NUM_RECONSTRUCTIONS]
     frames = np.stack([episode.frames[len(episode.frames) // 2] for episode in episodes])
     decoded = bundle.image.decode(bundle.image.encode(frames))
-    return [
-        Pair(
-            picture(real, f"Held-out frame of {episode.key}", "real"),
-            picture(
-                made,
-                f"The same frame of {episode.key} decoded from its codes",
-                f"decoded, PSNR {psnr(made[None], real[None]):.1f} dB",
-            ),
-        )
-        for episode, real, made in zip(episodes, frames, decoded, strict=True)
-    ]
+    pairs = []
+    for episode, real, made in zip(episodes, frames, decoded, strict=True):
+        quality = psnr(made[None], real[None])
+        note = "decoded, exact" if math.isinf(quality) else f"decoded, PSNR {quality:.1f} dB"
+        original = picture(real, f"Held-out frame of {episode.key}", "real")
+        pairs.append(Pair(original, picture(made, f"The same frame of {episode.key} decoded from its codes", note)))
+    return pairs
 
 
 def rollouts(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) -> list[Film]:
