@@ -108,7 +108,7 @@ def write_report(path: Path) -> Path:
     run = RunFolder(path)
     config = run.config()
     if _is_up_to_date(run):
-        say(f"already up to date (delete it to make it again): {run.report}")
+        say("already up to date; delete report.html to make it again")
         return run.report
     began = time.time_ns()
     with torch.no_grad():
