@@ -29,6 +29,10 @@ NO_TARGET = -100
 PADDING_DOCUMENT = -1
 CAUSAL = -1
 CLEAN = 0
+GRID_SPACING = 4
+"""Position units between neighbouring patches. Rotary angles of one unit are small (at most 1 radian, mostly far less):
+neighbours of a small grid would look alike, and attention to "the same place one frame earlier" would take thousands
+of steps to sharpen."""
 
 
 class Role(IntEnum):
@@ -46,7 +50,7 @@ class Role(IntEnum):
 class Span:
     """A run of tokens `[start, stop)` of one modality. `time` is the environment step it belongs to (0 outside
     episodes); `grid` is (height, width) in tokens for images and None for everything one-dimensional. A `ruler`'s
-    token k stands at height k and width k."""
+    token k stands at the height of row k and the width of column k."""
 
     start: int
     stop: int
@@ -98,7 +102,7 @@ class TokenSequence:
 
         One-dimensional tokens use their index on all three axes, also after an image ("index preserving"): text that
         follows an image continues exactly as plain `generate()` would number it. An image's tokens share the index of
-        its first token as time and count height and width from 0.
+        its first token as time and count height and width from 0, in steps of `GRID_SPACING`.
 
         Rotary positions are relative: alone, a patch cannot tell where in its picture it is, and captions name
         places. A ruler gives it something to hold on to: the patch finds the coordinate token of its own height (or
@@ -109,10 +113,10 @@ class TokenSequence:
             if span.grid is not None:
                 height, width = span.grid
                 positions[0, span.start : span.stop] = span.start
-                positions[1, span.start : span.stop] = np.repeat(np.arange(height), width)
-                positions[2, span.start : span.stop] = np.tile(np.arange(width), height)
+                positions[1, span.start : span.stop] = np.repeat(np.arange(height), width) * GRID_SPACING
+                positions[2, span.start : span.stop] = np.tile(np.arange(width), height) * GRID_SPACING
             if span.ruler:
-                positions[1:, span.start : span.stop] = np.arange(len(span))
+                positions[1:, span.start : span.stop] = np.arange(len(span)) * GRID_SPACING
         return positions
 
 

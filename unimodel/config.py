@@ -27,7 +27,7 @@ class RecordingConfig(Settings):
 
     environment: str = "BabyAI-GoToLocalS8N3-v0"
     """A MiniGrid or BabyAI id; the scripted bot needs a BabyAI level."""
-    train_episodes: PositiveInt = 1500
+    train_episodes: PositiveInt = 4000
     validation_episodes: PositiveInt = 100
     """Held out: seeds that training never sees."""
     max_steps: PositiveInt = 16

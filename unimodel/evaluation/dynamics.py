@@ -37,6 +37,7 @@ def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
     rolled = frame_sampler(loaded).rollout(worlds, actions, keyed_generator("evaluate rollout"))
     rows = []
     for steps in sorted({1, horizon}):
+        ahead = "1 step" if steps == 1 else f"{steps} steps"
         at = CONTEXT_FRAMES - 1 + steps
         generated = np.stack([world.frames[at] for world in rolled])
         real = np.stack([e.frames[at] for e in tokens])
@@ -48,8 +49,8 @@ def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
         copied = np.stack([held_out.episodes[i].frames[CONTEXT_FRAMES - 1] for i in chosen])
         decoded = loaded.bundle.image.decode(generated)
         rows += [
-            Row(f"changed token accuracy, {steps} steps", loaded.stage, accuracy, float(constant), "best constant (copying scores 0)", int(changed.sum())),
-            Row(f"next frame PSNR, {steps} steps", loaded.stage, psnr(decoded, pictures), psnr(copied, pictures), "copy the last frame", len(chosen), "dB"),
+            Row(f"changed token accuracy, {ahead}", loaded.stage, accuracy, float(constant), "best constant (copying scores 0)", int(changed.sum())),
+            Row(f"next frame PSNR, {ahead}", loaded.stage, psnr(decoded, pictures), psnr(copied, pictures), "copy the last frame", len(chosen), "dB"),
         ]
     return rows
 

@@ -37,6 +37,7 @@ class Row:
             "unit": self.unit,
             "baseline_name": self.baseline_name,
             "required": self.required,
+            "higher_is_better": self.higher_is_better,
             "samples": self.samples,
         }
 
