@@ -178,7 +178,9 @@ class PackedBatch:
         """The batch of rows `[start, stop)`."""
         return PackedBatch(
             **{
-                f.name: getattr(self, f.name)[:, start:stop] if f.name == "position_ids" else getattr(self, f.name)[start:stop]
+                f.name: getattr(self, f.name)[:, start:stop]
+                if f.name == "position_ids"
+                else getattr(self, f.name)[start:stop]
                 for f in fields(self)
             }
         )

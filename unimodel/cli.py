@@ -1,4 +1,4 @@
-"""`unimodel`: record, verify, train, evaluate, generate, export, report. Heavy imports wait for the command that needs them."""
+"""`unimodel`: record, verify, train, evaluate, generate, export, report. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -66,8 +66,11 @@ def data_verify(folder: ShardFolder) -> None:
     for problem in report.problems:
         say(f"damaged: {problem}")
     if not report.ok:
-        raise ValueError(f"{folder}: {len(report.problems)} problems in {report.num_samples} samples; make the named shards again")
-    say(f"{folder}: {report.num_samples} samples in {report.num_shards} shards ({', '.join(report.splits)}), {report.num_bytes:,} bytes, all good")
+        raise ValueError(
+            f"{folder}: {len(report.problems)} problems in {report.num_samples} samples; make the named shards again"
+        )
+    counts = f"{report.num_samples} samples in {report.num_shards} shards, {report.num_bytes:,} bytes"
+    say(f"{folder} ({', '.join(report.splits)}): {counts}, all good")
 
 
 @data_app.command("stats")
@@ -172,13 +175,17 @@ def report_command(run: RunPath) -> None:
 
 
 @app.command("generate")
-def generate_command(
+def generate_command(  # noqa: PLR0913 - one parameter per option
     run: RunPath,
     text: Annotated[str | None, typer.Option(help="Draw a picture of this text.")] = None,
     image: Annotated[Path | None, typer.Option(help="Describe this picture.")] = None,
-    actions: Annotated[str | None, typer.Option(help="Next frames for these actions: left,forward,... or numbers.")] = None,
+    actions: Annotated[
+        str | None, typer.Option(help="Next frames for these actions: left,forward,... or numbers.")
+    ] = None,
     episode: Annotated[int, typer.Option(help="Held-out episode whose first frame --actions starts from.")] = 0,
-    stage: Annotated[str | None, typer.Option(help="Use the weights of this stage; the last finished one otherwise.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Use the weights of this stage; the last finished one otherwise.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Refinement passes of a picture.")] = 8,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest codes, 1 samples.")] = 0.0,
     guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 is off.")] = 1.0,
@@ -246,7 +253,7 @@ def main() -> None:
 
 def _fail(message: str, status: int) -> None:
     if os.environ.get("UNIMODEL_TRACEBACK"):
-        raise  # noqa: PLE0704 - called while an exception is handled
+        raise
     sys.stderr.write(f"error: {message}\n")
     sys.exit(status)
 

@@ -189,7 +189,9 @@ class StageConfig(Settings):
     def _objectives_exist(self) -> StageConfig:
         for entry in self.mixture:
             if entry.objective not in self.objectives:
-                raise ValueError(f"objective '{entry.objective}' is not one of this stage's: {', '.join(self.objectives)}")
+                raise ValueError(
+                    f"objective '{entry.objective}' is not one of this stage's: {', '.join(self.objectives)}"
+                )
         return self
 
 

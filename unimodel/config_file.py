@@ -53,7 +53,9 @@ def validate(values: dict[str, Any], source: str) -> RunConfig:
         details = error.errors()
         inner = [d for d in details if not any(d is not o and o["loc"][: len(d["loc"])] == d["loc"] for o in details)]
         lines = [_describe(detail, values) for detail in inner]
-        raise ValueError(f"{source} is not a valid run config:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+        raise ValueError(
+            f"{source} is not a valid run config:\n" + "\n".join(f"  - {line}" for line in lines)
+        ) from None
 
 
 def dump_config(config: RunConfig) -> str:

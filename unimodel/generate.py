@@ -49,7 +49,9 @@ def text_from_image(loaded: LoadedRun, path: Path) -> str:
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} does not open as a picture ({error})") from None
     if pixels.shape[0] != pixels.shape[1] or pixels.shape[0] % size:
-        raise ValueError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels; this run reads {size}x{size} or multiples of it")
+        raise ValueError(
+            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels; this run reads {size}x{size} or multiples of it"
+        )
     scale = pixels.shape[0] // size
     codes = loaded.bundle.image.encode(pixels[None, ::scale, ::scale])
     ids = describe_images(loaded.backbone, loaded.bundle.builder, list(codes), loaded.bundle.pad_id)[0]

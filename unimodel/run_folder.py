@@ -81,7 +81,9 @@ class RunFolder:
     def config(self) -> RunConfig:
         """The resolved config of the run. Raises FileNotFoundError when `path` is no run folder."""
         if not self.config_file.exists():
-            raise FileNotFoundError(f"{self.path} is not a run folder: it has no config.yaml. Make one with `unimodel train CONFIG`")
+            raise FileNotFoundError(
+                f"{self.path} is not a run folder: it has no config.yaml. Make one with `unimodel train CONFIG`"
+            )
         return load_config(self.config_file)
 
     def store_config(self, config: RunConfig) -> None:

@@ -6,11 +6,11 @@ Nothing in it belongs to this project but the mask and the positions it is calle
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
 from unimodel.backbone.attention import attention_mask
 from unimodel.batch import NO_TARGET, PackedBatch
@@ -38,7 +38,11 @@ def huggingface_config(config: BackboneConfig, vocabulary: Vocabulary) -> Any:
         case "qwen3_5_text":
             pairs = config.head_dim // 2
             side = pairs // 3
-            rope |= {"partial_rotary_factor": 1.0, "mrope_section": [pairs - 2 * side, side, side], "mrope_interleaved": True}
+            rope |= {
+                "partial_rotary_factor": 1.0,
+                "mrope_section": [pairs - 2 * side, side, side],
+                "mrope_interleaved": True,
+            }
             return Qwen3_5TextConfig(**sizes, layer_types=["full_attention"] * config.num_layers, rope_parameters=rope)
         case "qwen3":
             return Qwen3Config(**sizes, rope_parameters=rope)
@@ -56,22 +60,13 @@ def build_decoder(config: BackboneConfig, vocabulary: Vocabulary, seed: int) -> 
         if config.pretrained is None:
             return AutoModelForCausalLM.from_config(huggingface_config(config, vocabulary), dtype=torch.float32)
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
-        old_rows = model.get_input_embeddings().weight.shape[0]
+        old_rows = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
         if old_rows < vocabulary.size:
             # Means of old rows would give all codes nearly the same start; codes need room between them.
             model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-            for weight in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
-                nn.init.normal_(weight.data[old_rows:], std=NEW_ROW_STD)
+            for table in {model.get_input_embeddings(), model.get_output_embeddings()} - {None}:
+                nn.init.normal_(cast(nn.Embedding, table).weight.data[old_rows:], std=NEW_ROW_STD)
         return model
-
-
-def load_decoder(folder: str) -> PreTrainedModel:
-    """A decoder saved with `save_pretrained`, in fp32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
-def config_from_folder(folder: str) -> Any:
-    return AutoConfig.from_pretrained(folder)
 
 
 class Backbone(nn.Module):

@@ -49,8 +49,23 @@ def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
         copied = np.stack([held_out.episodes[i].frames[CONTEXT_FRAMES - 1] for i in chosen])
         decoded = loaded.bundle.image.decode(generated)
         rows += [
-            Row(f"changed token accuracy, {ahead}", loaded.stage, accuracy, float(constant), "best constant (copying scores 0)", int(changed.sum())),
-            Row(f"next frame PSNR, {ahead}", loaded.stage, psnr(decoded, pictures), psnr(copied, pictures), "copy the last frame", len(chosen), "dB"),
+            Row(
+                f"changed token accuracy, {ahead}",
+                loaded.stage,
+                accuracy,
+                float(constant),
+                "best constant (copying scores 0)",
+                int(changed.sum()),
+            ),
+            Row(
+                f"next frame PSNR, {ahead}",
+                loaded.stage,
+                psnr(decoded, pictures),
+                psnr(copied, pictures),
+                "copy the last frame",
+                len(chosen),
+                "dB",
+            ),
         ]
     return rows
 
@@ -69,7 +84,9 @@ def evaluate_branches(loaded: LoadedRun, held_out: HeldOut) -> Row:
             break
         rng = keyed_generator("evaluate branches", episode.key)
         at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
-        real = branch_frames(episode.environment, episode.seed, episode.actions[:at].tolist(), config.data.recording.image_size)
+        real = branch_frames(
+            episode.environment, episode.seed, episode.actions[:at].tolist(), config.data.recording.image_size
+        )
         classes = np.unique(real.reshape(len(real), -1), axis=0, return_inverse=True)[1].ravel()
         if classes.max() == 0:
             continue

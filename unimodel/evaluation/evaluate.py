@@ -74,4 +74,3 @@ def _evaluate_stage(path: Path, stage: str, held_out: HeldOut) -> list[Row]:
         rows += evaluate_rollouts(loaded, held_out)
         rows.append(evaluate_branches(loaded, held_out))
     return rows
-

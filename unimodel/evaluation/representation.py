@@ -35,8 +35,24 @@ def evaluate_tokenizer(tokenizer: ImageTokenizer, held_out: HeldOut) -> tuple[li
     perplexity = float(np.exp(-np.sum(share[share > 0] * np.log(share[share > 0]))))
     some = slice(0, 200)  # SSIM of a few hundred frames is exact enough and takes seconds
     rows = [
-        Row("image tokenizer PSNR", "tokenizer", psnr(decoded, frames), psnr(means, frames), "patch means", len(frames), "dB", required=REQUIRED_PSNR),
-        Row("image tokenizer SSIM", "tokenizer", ssim(decoded[some], frames[some]), ssim(means[some], frames[some]), "patch means", len(frames[some])),
+        Row(
+            "image tokenizer PSNR",
+            "tokenizer",
+            psnr(decoded, frames),
+            psnr(means, frames),
+            "patch means",
+            len(frames),
+            "dB",
+            required=REQUIRED_PSNR,
+        ),
+        Row(
+            "image tokenizer SSIM",
+            "tokenizer",
+            ssim(decoded[some], frames[some]),
+            ssim(means[some], frames[some]),
+            "patch means",
+            len(frames[some]),
+        ),
     ]
     return rows, {"codes": tokenizer.num_codes, "codes_used": int((share > 0).sum()), "perplexity": perplexity}
 
@@ -53,7 +69,10 @@ def evaluate_masked(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
             whole = np.zeros(len(sequence), dtype=np.int64)
             asked.append(replace(hide(read_only(sequence), hidden, vocabulary), block=whole))
             answers.append((sequence.ids[hidden], sequence.modality()[hidden]))
-    guesses = [_best_ids(logits, modality, vocabulary) for logits, (_, modality) in zip(_predict(loaded, asked), answers, strict=True)]
+    guesses = [
+        _best_ids(logits, modality, vocabulary)
+        for logits, (_, modality) in zip(_predict(loaded, asked), answers, strict=True)
+    ]
     guess, answer = np.concatenate(guesses), np.concatenate([ids for ids, _ in answers])
     modality = np.concatenate([kinds for _, kinds in answers])
     rows = []
@@ -61,7 +80,16 @@ def evaluate_masked(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
         here = modality == kind
         unigram = float(np.mean(answer[here] == held_out.most_frequent[kind]))
         accuracy = float(np.mean(guess[here] == answer[here]))
-        rows.append(Row(f"masked {kind.label} token accuracy", loaded.stage, accuracy, unigram, "most frequent token", int(here.sum())))
+        rows.append(
+            Row(
+                f"masked {kind.label} token accuracy",
+                loaded.stage,
+                accuracy,
+                unigram,
+                "most frequent token",
+                int(here.sum()),
+            )
+        )
     return rows
 
 
@@ -89,7 +117,16 @@ def evaluate_text_to_image(loaded: LoadedRun, held_out: HeldOut) -> Row:
         / (np.log(2) * sum(episode.frames[frame].size for episode, frame in chosen))
         for asked in (paired, shuffled)
     ]
-    return Row("image bits per token given its caption", loaded.stage, float(bits[0]), float(bits[1]), "shuffled captions", count, "bits", higher_is_better=False)
+    return Row(
+        "image bits per token given its caption",
+        loaded.stage,
+        float(bits[0]),
+        float(bits[1]),
+        "shuffled captions",
+        count,
+        "bits",
+        higher_is_better=False,
+    )
 
 
 def evaluate_image_to_text(loaded: LoadedRun, held_out: HeldOut) -> Row:
@@ -104,7 +141,14 @@ def evaluate_image_to_text(loaded: LoadedRun, held_out: HeldOut) -> Row:
     text_size = loaded.bundle.vocabulary.text_size
     guess = np.concatenate([logits[:, :text_size].argmax(dim=-1).numpy() for logits in _predict(loaded, asked)])
     unigram = float(np.mean(answer == held_out.most_frequent[Modality.TEXT]))
-    return Row("caption token accuracy given the image", loaded.stage, float(np.mean(guess == answer)), unigram, "most frequent token", len(answer))
+    return Row(
+        "caption token accuracy given the image",
+        loaded.stage,
+        float(np.mean(guess == answer)),
+        unigram,
+        "most frequent token",
+        len(answer),
+    )
 
 
 def _random_frame(episode, purpose: str):

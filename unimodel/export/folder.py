@@ -65,7 +65,9 @@ def export_run(path: Path, out: Path) -> bool:
         _write_files(loaded, hidden, source)
         difference = reload_difference(loaded, hidden)
         if difference != 0.0:
-            raise RunError(f"the exported model differs from the run's after reloading (logits by {difference}): not published")
+            raise RunError(
+                f"the exported model differs from the run's after reloading (logits by {difference}): not published"
+            )
         shutil.rmtree(out, ignore_errors=True)
         hidden.rename(out)
         sync_folder(out.parent)
@@ -81,7 +83,8 @@ def reload_difference(loaded: LoadedRun, folder: Path) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in another order would differ in the last bit
     with torch.no_grad():
-        logits = loaded.backbone.decoder.to("cpu")(input_ids=ids).logits
+        decoder: Any = loaded.backbone.decoder
+        logits = decoder.to("cpu")(input_ids=ids).logits
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         expected = Path(scratch) / "expected.safetensors"
@@ -98,7 +101,13 @@ def _source(loaded: LoadedRun) -> dict[str, Any]:
     folder = stage_checkpoint(loaded.run.checkpoints, loaded.stage).folder
     weights = folder / AVERAGE if (folder / AVERAGE).exists() else folder / WEIGHTS
     figures = file_hash(loaded.run.evaluation) if loaded.run.evaluation.exists() else None
-    return {"run": loaded.config.name, "stage": loaded.stage, "step": loaded.step, "weights_sha256": file_hash(weights), "evaluation_sha256": figures}
+    return {
+        "run": loaded.config.name,
+        "stage": loaded.stage,
+        "step": loaded.step,
+        "weights_sha256": file_hash(weights),
+        "evaluation_sha256": figures,
+    }
 
 
 def _write_files(loaded: LoadedRun, folder: Path, source: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoFile
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from unimodel.errors import RunError
@@ -15,7 +15,7 @@ REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 def push_export(folder: Path, repository: str, *, private: bool) -> str:
-    """Uploads an export and returns its address. The token comes from huggingface_hub's own settings and is never shown.
+    """Uploads an export and returns its address. The token comes from huggingface_hub's settings and is never shown.
 
     Raises ValueError for a malformed name or a missing token, RunError when the Hub refuses or a file is incomplete.
     """
@@ -28,14 +28,17 @@ def push_export(folder: Path, repository: str, *, private: bool) -> str:
         message = f"{marker['run']}: stage {marker['stage']}, step {marker['step']}"
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
         files = export_files(folder)
-        remote = {file.path: file.size for file in api.get_paths_info(repository, list(files)) if hasattr(file, "size")}
+        found = api.get_paths_info(repository, list(files))
+        remote = {file.path: file.size for file in found if isinstance(file, RepoFile)}
     except OfflineModeIsEnabled:
         raise ValueError("--push needs the network, but HF_HUB_OFFLINE is set: unset it and run again") from None
     except LocalTokenNotFoundError:
         raise ValueError("--push needs a token: run `hf auth login` or set HF_TOKEN") from None
     except (HfHubHTTPError, HFValidationError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        hint = {401: "the token is missing or wrong (`hf auth login`)", 403: "the token may not write there"}.get(status or 0)
+        hint = {401: "the token is missing or wrong (`hf auth login`)", 403: "the token may not write there"}.get(
+            status or 0
+        )
         raise RunError(f"the Hub refused the push to {repository} ({hint or f'status {status}'})") from None
     incomplete = [name for name, size in files.items() if remote.get(name) != size]
     if incomplete:

@@ -33,7 +33,11 @@ def frame_mask_rate(config: DiffusionForcingConfig, rng: np.random.Generator) ->
 
 
 def corrupt_frames(
-    sequence: TokenSequence, vocabulary: Vocabulary, config: DiffusionForcingConfig, index: int, rng: np.random.Generator
+    sequence: TokenSequence,
+    vocabulary: Vocabulary,
+    config: DiffusionForcingConfig,
+    index: int,
+    rng: np.random.Generator,
 ) -> CorruptedSequence:
     """Corrupts the TARGET frames and outcomes of an episode window; the first frame is given, never masked."""
     modality = sequence.modality()

@@ -44,7 +44,9 @@ class ProgressBar:
             self._task = self._bar.add_task(self._title, total=self._total, completed=self._start, detail="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 

@@ -99,7 +99,8 @@ def fill_span(
             still_open = math.floor(left * len(span)) if step + 1 < settings.steps else 0
             opened[:] = _least_sure(opened, confidence, still_open)
     return [
-        vocabulary.codes(span.modality, current[span.start : span.stop]) for current, span in zip(ids, spans, strict=True)
+        vocabulary.codes(span.modality, current[span.start : span.stop])
+        for current, span in zip(ids, spans, strict=True)
     ]
 
 

@@ -66,7 +66,8 @@ class FrameSampler:
         )
         shape = worlds[0].frames.shape[1:]
         return [
-            world.stepped(action, code.reshape(shape)) for world, action, code in zip(worlds, actions, codes, strict=True)
+            world.stepped(action, code.reshape(shape))
+            for world, action, code in zip(worlds, actions, codes, strict=True)
         ]
 
     def _sequence(self, world: WorldState, action: int):

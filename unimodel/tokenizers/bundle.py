@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from unimodel.tokenizers.action import REWARD_BINS
 from unimodel.tokenizers.image import ImageTokenizer
-from unimodel.tokenizers.text import load_text_tokenizer
+from unimodel.tokenizers.text import BOS, EOS, PAD, load_text_tokenizer, token_id
 from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Vocabulary
 
@@ -27,13 +27,11 @@ class TokenizerBundle:
 
     @property
     def builder(self) -> SequenceBuilder:
-        assert self.text.bos_token_id is not None and self.text.eos_token_id is not None
-        return SequenceBuilder(self.vocabulary, int(self.text.bos_token_id), int(self.text.eos_token_id))
+        return SequenceBuilder(self.vocabulary, token_id(self.text, BOS), token_id(self.text, EOS))
 
     @property
     def pad_id(self) -> int:
-        assert self.text.pad_token_id is not None
-        return int(self.text.pad_token_id)
+        return token_id(self.text, PAD)
 
 
 def join_vocabulary(text: PreTrainedTokenizerFast, image: ImageTokenizer, num_actions: int) -> Vocabulary:

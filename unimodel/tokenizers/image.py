@@ -31,7 +31,9 @@ class FiniteScalarQuantizer(nn.Module):
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("basis", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
+        self.register_buffer(
+            "basis", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False
+        )
         self.num_codes = math.prod(levels)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -97,7 +99,10 @@ class ImageTokenizer(nn.Module):
         patch, width, dims = config.patch_pixels, config.width, len(config.levels)
         kernel = 1 if config.patch_local else 3
         self.encoder = nn.Sequential(
-            nn.Conv2d(3, width, patch, stride=patch), _Residual(width, kernel), _Residual(width, kernel), nn.Conv2d(width, dims, 1)
+            nn.Conv2d(3, width, patch, stride=patch),
+            _Residual(width, kernel),
+            _Residual(width, kernel),
+            nn.Conv2d(width, dims, 1),
         )
         self.quantizer = FiniteScalarQuantizer(config.levels)
         self.decoder = nn.Sequential(
@@ -139,7 +144,9 @@ class ImageTokenizer(nn.Module):
             )
         device = next(self.parameters()).device
         batches = torch.from_numpy(np.array(frames)).split(256)
-        codes = [self.quantizer.codes(self.quantizer(self.encoder(to_unit(b.to(device))).movedim(1, -1))) for b in batches]
+        codes = [
+            self.quantizer.codes(self.quantizer(self.encoder(to_unit(b.to(device))).movedim(1, -1))) for b in batches
+        ]
         return torch.cat(codes).cpu().numpy()
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from unimodel.config_file import settings_of
 from unimodel.observe.progress import ProgressBar
 from unimodel.run_folder import RunFolder, write_json
 from unimodel.tokenizers.bundle import VOCABULARY_FILE, TokenizerBundle, join_vocabulary, load_bundle
-from unimodel.tokenizers.image import ImageTokenizer
 from unimodel.tokenizers.text import encode_text, train_text_tokenizer
 from unimodel.tokenizers.tokenised_shards import encode_tokenised
 from unimodel.tokenizers.train_image import train_image_tokenizer
@@ -40,7 +39,11 @@ def train_tokenizers(config: RunConfig, run: RunFolder) -> bool:
 
     Raises ValueError when the run has tokenizers of other settings.
     """
-    settings = {"tokenizers": settings_of(config.tokenizers), "recording": settings_of(config.data.recording), "seed": config.seed}
+    settings = {
+        "tokenizers": settings_of(config.tokenizers),
+        "recording": settings_of(config.data.recording),
+        "seed": config.seed,
+    }
     marker = run.tokenizers / "settings.json"
     if marker.exists():
         if json.loads(marker.read_text(encoding="utf-8")) != settings:
@@ -54,7 +57,10 @@ def train_tokenizers(config: RunConfig, run: RunFolder) -> bool:
     frames = np.concatenate([episode.frames for episode in episodes])
     with ProgressBar("image tokenizer", config.tokenizers.image.steps, log=run.log) as bar:
         image = train_image_tokenizer(
-            frames, config.tokenizers.image, config.seed, lambda step, error: bar.advance(1, f"PSNR {-10 * np.log10(error):.1f} dB")
+            frames,
+            config.tokenizers.image,
+            config.seed,
+            lambda step, error: bar.advance(1, f"PSNR {-10 * np.log10(error):.1f} dB"),
         )
     text.save_pretrained(run.text_tokenizer)
     image.save(run.image_tokenizer)
@@ -69,7 +75,11 @@ def tokenise_dataset(config: RunConfig, run: RunFolder) -> bool:
     worked = False
     for split in SPLITS:
         source, target = config.data.folder / split, run.tokens / split
-        metadata = {"kind": "tokenised episodes", "image_tokenizer": bundle.image.fingerprint(), "source": _source_hashes(source)}
+        metadata = {
+            "kind": "tokenised episodes",
+            "image_tokenizer": bundle.image.fingerprint(),
+            "source": _source_hashes(source),
+        }
         if (target / INDEX_FILE).exists() and read_index(target).metadata == metadata:
             continue
         reader = ShardReader(source)
@@ -77,7 +87,9 @@ def tokenise_dataset(config: RunConfig, run: RunFolder) -> bool:
         with ProgressBar(f"tokenising {split}", len(reader), log=run.log) as bar:
             for start in range(0, len(reader), EPISODES_PER_SHARD):
                 numbers = range(start, min(start + EPISODES_PER_SHARD, len(reader)))
-                shards.append(write_shard(target / f"tokens-{len(shards):06d}.tar", _tokenised(reader, numbers, bundle, bar)))
+                shards.append(
+                    write_shard(target / f"tokens-{len(shards):06d}.tar", _tokenised(reader, numbers, bundle, bar))
+                )
         write_index(target, ShardIndex(tuple(shards), metadata))
         worked = True
     return worked

@@ -23,7 +23,9 @@ def train_text_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrain
     specials = [PAD, BOS, EOS]
     smallest = 256 + len(specials)
     if vocabulary_size < smallest:
-        raise ValueError(f"tokenizers.text.vocabulary_size ({vocabulary_size}) must be at least {smallest}: 256 bytes + specials")
+        raise ValueError(
+            f"tokenizers.text.vocabulary_size ({vocabulary_size}) must be at least {smallest}: 256 bytes + specials"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [
@@ -49,6 +51,13 @@ def load_text_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not (folder / "tokenizer.json").exists():
         raise FileNotFoundError(f"no text tokenizer in {folder}: run `unimodel tokenizer train CONFIG`")
     return AutoTokenizer.from_pretrained(folder)
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Id of one special token."""
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int), token
+    return number
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:

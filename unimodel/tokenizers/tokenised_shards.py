@@ -50,4 +50,6 @@ def _from_npy(key: str, name: str, fields: dict[str, bytes]) -> np.ndarray:
     try:
         return np.lib.format.read_array(io.BytesIO(fields[f"{name}.npy"]), allow_pickle=False)
     except (KeyError, ValueError) as error:
-        raise ValueError(f"sample {key}: field {name}.npy is missing or damaged ({error}): tokenise the data again") from None
+        raise ValueError(
+            f"sample {key}: field {name}.npy is missing or damaged ({error}): tokenise the data again"
+        ) from None

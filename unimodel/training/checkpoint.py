@@ -84,7 +84,9 @@ def save_checkpoint(
     except BaseException as error:
         shutil.rmtree(hidden, ignore_errors=True)
         if isinstance(error, OSError) or "No space left" in str(error):
-            raise OSError(f"checkpoint {published} could not be written ({error}): free disk space and run the same command again") from error
+            raise OSError(
+                f"checkpoint {published} could not be written ({error}): free disk space and run the same command again"
+            ) from error
         raise
     return published
 
@@ -132,7 +134,9 @@ def stage_checkpoint(folder: Path, stage: str) -> Checkpoint:
             checkpoint = load_checkpoint(candidate)
             if checkpoint.position.stage_done:
                 return checkpoint
-    raise FileNotFoundError(f"no finished checkpoint of stage '{stage}' in {folder}: run `unimodel train CONFIG` to its end")
+    raise FileNotFoundError(
+        f"no finished checkpoint of stage '{stage}' in {folder}: run `unimodel train CONFIG` to its end"
+    )
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

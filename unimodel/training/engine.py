@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by DeepSpeed at import
 
-import deepspeed  # noqa: E402
-from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+import deepspeed
+from deepspeed.utils import logger as deepspeed_logger
 
-from unimodel.backbone.attention import attention_implementation  # noqa: E402
-from unimodel.backbone.model import Backbone  # noqa: E402
-from unimodel.config import EngineConfig, StageConfig  # noqa: E402
+from unimodel.backbone.attention import attention_implementation
+from unimodel.backbone.model import Backbone
+from unimodel.config import EngineConfig, StageConfig
 
 NEVER = 1 << 60
 
@@ -41,7 +42,7 @@ def start_process_group(config: EngineConfig) -> torch.device:
             # DeepSpeed looks for these even when the group exists; without a launcher this process is all there is.
             os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
             os.environ["MASTER_PORT"] = str(_free_port())
-            dist.init_process_group(backend, timeout=limit, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, timeout=limit, store=HashStore(), rank=0, world_size=1)
     return device
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimodel.training.checkpoint import newest_checkpoint
 from unimodel.run_folder import RunFolder
+from unimodel.training.checkpoint import newest_checkpoint
 
 EXPORT_WEIGHTS = "model.safetensors"
 PREFIX = "decoder."
@@ -48,7 +48,10 @@ def load_by_name(model: nn.Module, weights: Mapping[str, Tensor], *, whole: bool
     names = {name for name, _ in model.named_parameters()}
     dropped = [name for name in weights if name not in names]
     if whole and (new or dropped):
-        raise ValueError(f"the checkpoint is of another model: {len(new)} parameters missing or of another shape, e.g. {(new + dropped)[0]}")
+        raise ValueError(
+            f"the checkpoint is of another model: {len(new)} parameters are missing or of another shape, "
+            f"{len(dropped)} are unknown, e.g. {(new + dropped)[0]}"
+        )
     if not weights:
         return "weights from scratch"
     return f"weights by name: {kept} kept, {len(new)} new, {len(dropped)} dropped"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from deepspeed.runtime.zero import GatheredParameters
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -19,7 +20,6 @@ from deepspeed.utils import (
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
-from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -113,7 +113,9 @@ class NamedState:
             master = self._plain_masters[id(parameter)]
             value = master if key is None else self._inner.state[master][key]
         else:
-            value = safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
+            value = (
+                safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
+            )
         assert value is not None, (key, self._zero)
         return value.detach().float().cpu().clone().reshape(self._shape(parameter))
 

@@ -1,8 +1,8 @@
 """The training loop: stages in order, each from the weights of the one before, resumable at any step.
 
-    for every stage that is not done:
-        build the backbone from the last checkpoint's weights, by name
-        for every step: next batch, train step, moving average, metrics, checkpoint when due
+for every stage that is not done:
+    build the backbone from the last checkpoint's weights, by name
+    for every step: next batch, train step, moving average, metrics, checkpoint when due
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
 from unimodel.errors import Stopped
 from unimodel.observe.progress import ProgressBar, say
+from unimodel.run_folder import RunFolder, truncate_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import (
@@ -42,7 +43,6 @@ from unimodel.training.engine import build_engine, freeze, start_process_group
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
 from unimodel.training.named_state import AVERAGE as AVERAGE_KEY
 from unimodel.training.named_state import MOMENTS, NamedState
-from unimodel.run_folder import RunFolder, truncate_json_lines
 from unimodel.training.schedule import learning_rate
 from unimodel.training.step import StepReport, train_step
 
@@ -76,7 +76,9 @@ def train(config: RunConfig) -> None:
     device = start_process_group(config.engine)
     is_main = dist.get_rank() == 0
     bundle = load_run_bundle(run)
-    checkpoint = newest_checkpoint(run.checkpoints, lambda message: say(f"warning: {message}", quiet=not is_main, log=run.log))
+    checkpoint = newest_checkpoint(
+        run.checkpoints, lambda message: say(f"warning: {message}", quiet=not is_main, log=run.log)
+    )
     if checkpoint is not None:
         require_same_config(config, checkpoint)
     last_step = checkpoint.position.step if checkpoint else 0
@@ -96,7 +98,9 @@ def train(config: RunConfig) -> None:
 def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Raises ValueError listing what differs between `config` and the one the checkpoint was made with."""
     now, then = settings_of(config), checkpoint.config
-    differing = [key for key in now if key not in MAY_CHANGE_ON_RESUME for key in _differences(now[key], then.get(key), key)]
+    differing = [
+        key for key in now if key not in MAY_CHANGE_ON_RESUME for key in _differences(now[key], then.get(key), key)
+    ]
     if differing:
         raise ValueError(
             f"{checkpoint.folder} was made with another config; different: {', '.join(differing[:5])}. "
