@@ -140,9 +140,7 @@ def test_stock_webdataset_reads_and_decodes_every_field(recorded: Path) -> None:
         assert sample["json"]["mission"] == episode.mission and sample["json"]["captions"] == list(episode.captions)
 
 
-def test_stock_datasets_reads_the_same_frames(
-    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stock_datasets_reads_the_same_frames(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "1")
     datasets = pytest.importorskip("datasets")
