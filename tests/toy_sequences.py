@@ -1,0 +1,74 @@
+"""Tiny vocabularies, sequences and backbones that many tests start from; nothing here is drawn without a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimodel.backbone.model import Backbone, build_decoder
+from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, PackedBatch
+from unimodel.config import BackboneConfig
+from unimodel.tokenizers.action import REWARD_BINS
+from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
+from unimodel.vocabulary import Modality, Vocabulary
+
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+VOCABULARY = Vocabulary(text_size=30, image_size=24, action_size=5, reward_size=REWARD_BINS, done_size=2)
+BUILDER = SequenceBuilder(VOCABULARY, BOS_ID, EOS_ID)
+TINY_BACKBONE = BackboneConfig(
+    num_layers=2, hidden_size=32, num_heads=2, num_key_value_heads=2, head_dim=16, intermediate_size=64
+)
+
+
+def tiny_backbone(seed: int = 0) -> Backbone:
+    """Two real layers of the default family; weights widened, so that what is visible also shows in the logits."""
+    decoder = build_decoder(TINY_BACKBONE, VOCABULARY, seed)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(5.0)
+    decoder.set_attn_implementation("sdpa")
+    return Backbone(decoder).eval()
+
+
+@torch.no_grad()
+def all_logits(backbone: Backbone, batch: PackedBatch) -> Tensor:
+    """[rows, length, vocabulary] logits at every place."""
+    return backbone.decoder.lm_head(backbone.hidden(batch))
+
+
+def toy_episode(seed: int = 0, steps: int = 4, side: int = 3, key: str = "episode") -> TokenisedEpisode:
+    """An episode of random codes [steps + 1, side, side]; a third of a frame's codes change from frame to frame."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(VOCABULARY.image_size, size=(steps + 1, side, side))
+    for before, now in zip(frames, frames[1:], strict=False):
+        same = rng.random((side, side)) < 2 / 3
+        now[same] = before[same]
+    return TokenisedEpisode(
+        key=key,
+        frames=frames,
+        actions=rng.integers(VOCABULARY.action_size, size=steps),
+        rewards=rng.choice([0.0, 0.5, 1.0], size=steps),
+        done=rng.random(steps) < 0.3,
+        mission=rng.integers(3, VOCABULARY.text_size, size=5),
+        captions=tuple(rng.integers(3, VOCABULARY.text_size, size=4 + number) for number in range(steps + 1)),
+    )
+
+
+def laid_out(
+    ids: np.ndarray, block: np.ndarray, stream: np.ndarray | None = None, target: np.ndarray | None = None
+) -> CorruptedSequence:
+    """A sequence of text tokens with the given visibility, as an objective would hand it to packing."""
+    length = len(ids)
+    target = np.full(length, NO_TARGET) if target is None else target
+    return CorruptedSequence(
+        input_ids=np.asarray(ids, dtype=np.int64),
+        position_ids=np.tile(np.arange(length, dtype=np.int64), (3, 1)),
+        block=np.asarray(block, dtype=np.int64),
+        stream=np.full(length, CLEAN, dtype=np.int64) if stream is None else np.asarray(stream, dtype=np.int64),
+        target=target,
+        weight=(target != NO_TARGET).astype(np.float32),
+        objective=np.where(target == NO_TARGET, -1, 0),
+        modality=np.full(length, int(Modality.TEXT), dtype=np.int64),
+    )
