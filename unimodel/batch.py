@@ -1,4 +1,4 @@
-"""The two objects that cross every boundary: `TokenSequence` (one sample, tokenised) and `PackedBatch` (what a step eats).
+"""The objects that cross every boundary: `TokenSequence` (one sample, tokenised), `PackedBatch` (what a step eats).
 
 A sequence is ids plus spans; an objective turns it into a `CorruptedSequence`; packing lays several of those side by
 side into rows. Which token may see which is *one* rule over `document`, `block` and `stream`, written here once

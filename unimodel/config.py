@@ -19,7 +19,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 class Settings(BaseModel):
     """Strict, closed and immutable: a typo or a wrong type never becomes a silent default."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class RecordingConfig(Settings):

@@ -14,13 +14,20 @@ from pydantic import BaseModel, ValidationError
 from unimodel.config import RunConfig
 
 
+MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys and reads `1e-4` as a number (YAML 1.1 reads a string)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == MERGE_TAG:
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     "while reading a mapping", node.start_mark, f"the key '{key}' stands twice", key_node.start_mark
@@ -48,7 +55,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
 def validate(values: dict[str, Any], source: str) -> RunConfig:
     """Validates a plain dict as read from YAML or JSON; `source` names it in errors."""
     try:
-        return RunConfig.model_validate_json(json.dumps(values))
+        return RunConfig.model_validate_json(json.dumps(values, default=_refuse))
     except ValidationError as error:
         details = error.errors()
         inner = [d for d in details if not any(d is not o and o["loc"][: len(d["loc"])] == d["loc"] for o in details)]
@@ -63,6 +70,10 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True, width=110)
 
 
+def _refuse(value: Any) -> None:
+    raise ValueError(f"{value!r} is a {type(value).__name__}, which no setting takes: put it in quotes to make it text")
+
+
 def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in chain:
@@ -72,13 +83,18 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     except FileNotFoundError:
         origin = f" (named by `base:` in {chain[-1]})" if chain else ""
         raise FileNotFoundError(f"config file {path} does not exist{origin}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config file {path} is not UTF-8 text (byte {error.start})") from None
     try:
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        where = " ".join(str(error).split()).replace('"<unicode string>"', str(path))
+        raise ValueError(f"{path} is not valid YAML: {where}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of keys to values, found {type(values).__name__}")
     bases = values.pop("base", [])
+    if not isinstance(bases, str) and not (isinstance(bases, list) and all(isinstance(b, str) for b in bases)):
+        raise ValueError(f"{path}: base must be a file name or a list of file names, found {bases!r}")
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         merged = _merge(merged, _read_with_bases(path.parent / base, (*chain, resolved)))
@@ -103,11 +119,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ValueError(f"--set {override}: the value is not valid YAML") from None
     *parents, last = path.split(".")
+    if not all((*parents, last)):
+        raise ValueError(f"--set {override}: the key has an empty part between its dots")
     here = values
     for parent in parents:
         child = here.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ValueError(f"--set {override}: '{parent}' is not a group of keys")
+            raise ValueError(f"--set {override}: '{parent}' is not a group of keys (lists are replaced as a whole)")
         here = child
     here[last] = value
 
@@ -115,7 +133,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _describe(detail: Any, values: dict[str, Any]) -> str:
     """One validation error as: dotted key, value, rule, nearest right key."""
     location = [str(part) for part in detail["loc"]]
-    key = ".".join(_without_union_tags(location, values))
+    key = ".".join(_without_union_tags(location, values)) or "the file as a whole"
     if detail["type"] == "extra_forbidden":
         names = _fields_at(location[:-1])
         near = difflib.get_close_matches(location[-1], names, n=1)
@@ -123,7 +141,9 @@ def _describe(detail: Any, values: dict[str, Any]) -> str:
         return f"{key}: unknown key; {hint}"
     if detail["type"] == "missing":
         return f"{key}: required and missing"
-    shown = "" if isinstance(detail["input"], dict | list) else f" (got {detail['input']!r})"
+    is_group = isinstance(detail["input"], dict | list)
+    wants_scalar = detail["type"].endswith("_type") and is_group
+    shown = " (got a group of keys)" if wants_scalar else "" if is_group else f" (got {detail['input']!r})"
     return f"{key}: {detail['msg'].removeprefix('Value error, ')}{shown}"
 
 
