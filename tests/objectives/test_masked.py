@@ -1,4 +1,4 @@
-"""The masked objective: its bound is the exact likelihood for exact conditionals, and it masks what and as often as it says.
+"""The masked objective: its bound is the exact likelihood for exact conditionals; it masks what and how often it says.
 
 Run: pytest tests/objectives/test_masked.py
 """
