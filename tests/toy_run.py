@@ -1,0 +1,78 @@
+"""A whole run folder in seconds: real episodes, real tokenizers (hardly trained), random weights marked as finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_pipelines.sources.recording import Recording, record_dataset
+from data_pipelines.stream.packing import StreamState
+from unimodel.backbone.model import Backbone, build_decoder
+from unimodel.config import RunConfig
+from unimodel.config_file import settings_of, validate
+from unimodel.run_folder import RunFolder
+from unimodel.tokenizers.prepare import load_run_bundle, tokenise_dataset, train_tokenizers
+from unimodel.training.checkpoint import WEIGHTS, TrainPosition, save_checkpoint
+
+STAGES = {
+    "masked": {
+        "number": 1,
+        "steps": 2,
+        "batch": {"rows": 4, "row_tokens": 512},
+        "mixture": [{"sequence": "clip", "objective": "all"}],
+        "objectives": {"all": {"kind": "masked"}},
+    },
+    "interactive": {
+        "number": 3,
+        "steps": 2,
+        "batch": {"rows": 4, "row_tokens": 512},
+        "mixture": [
+            {"sequence": "interaction", "objective": "dynamics", "frames": 4},
+            {"sequence": "text_to_image", "objective": "image"},
+            {"sequence": "image_to_text", "objective": "text"},
+        ],
+        "objectives": {
+            "dynamics": {"kind": "diffusion_forcing"},
+            "image": {"kind": "masked", "attention": "span"},
+            "text": {"kind": "next_token"},
+        },
+    },
+}
+
+
+def toy_config(folder: Path) -> RunConfig:
+    """The config of a run in `folder`/runs/toy on data in `folder`/data."""
+    recording = {"train_episodes": 6, "validation_episodes": 4, "max_steps": 10, "episodes_per_shard": 3}
+    values = {
+        "name": "toy",
+        "runs_folder": str(folder / "runs"),
+        "data": {"folder": str(folder / "data"), "recording": recording},
+        "tokenizers": {"text": {"vocabulary_size": 300}, "image": {"width": 16, "steps": 20, "batch_frames": 8}},
+        "backbone": {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "intermediate_size": 64,
+        },
+        "stages": STAGES,
+        "evaluation": {"episodes": 4, "branch_states": 2, "rollout_frames": 2, "sampling_steps": 2},
+    }
+    return validate(values, "toy")
+
+
+def make_toy_run(folder: Path) -> RunFolder:
+    """Everything up to and including a finished last stage."""
+    config = toy_config(folder)
+    run = RunFolder(config.folder)
+    recording = Recording(seed=config.seed, **settings_of(config.data.recording))
+    record_dataset(config.data.folder, recording, processes=1)
+    train_tokenizers(config, run)
+    tokenise_dataset(config, run)
+    run.store_config(config)
+    weights = Backbone(build_decoder(config.backbone, load_run_bundle(run).vocabulary, config.seed)).named_parameters()
+    tensors = {WEIGHTS: {name: value.detach() for name, value in weights}}
+    for step, stage in ((2, "masked"), (4, "interactive")):
+        position = TrainPosition(step, stage, 2, True, StreamState())
+        save_checkpoint(run.checkpoints, position, settings_of(config), tensors)
+    return run
