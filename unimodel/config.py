@@ -19,7 +19,9 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 class Settings(BaseModel):
     """Strict, closed and immutable: a typo or a wrong type never becomes a silent default."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class RecordingConfig(Settings):
@@ -86,12 +88,16 @@ class BackboneConfig(Settings):
         return self
 
 
+ModalityWeights = dict[Literal["text", "image", "action", "reward", "done"], PositiveFloat]
+"""Loss weight per token of a modality, 1 where not named: one action among 128 image tokens is easily overlooked."""
+
+
 class NextTokenConfig(Settings):
     """Plain language modelling of the TARGET spans."""
 
     kind: Literal["next_token"]
     coefficient: PositiveFloat = 1.0
-    span_weights: dict[Literal["text", "image", "action", "reward", "done"], float] = {}
+    modality_weights: ModalityWeights = {}
 
 
 class MaskedConfig(Settings):
@@ -105,6 +111,7 @@ class MaskedConfig(Settings):
     """fixed masks exactly max(1, round(r n)) tokens, bernoulli each with probability r."""
     weight: Literal["elbo", "uniform"] = "uniform"
     """elbo gives the likelihood bound (1/r for linear); uniform is MaskGIT's mean over masked tokens."""
+    modality_weights: ModalityWeights = {}
     whole_modality_fraction: Fraction = 0.0
     """Share of samples in which one modality is masked completely (UniDisc)."""
     attention: Literal["document", "span"] = "document"
@@ -112,6 +119,14 @@ class MaskedConfig(Settings):
     caption in front becomes a prompt that cannot see the image."""
     condition_dropout_fraction: Fraction = 0.0
     """Share of samples whose CONDITION text is hidden behind MASK, for classifier-free guidance."""
+
+    @model_validator(mode="after")
+    def _bound_stays_a_bound(self) -> MaskedConfig:
+        if self.weight == "elbo" and (self.modality_weights or self.whole_modality_fraction):
+            raise ValueError(
+                "weight elbo is a likelihood bound only without modality_weights and whole_modality_fraction"
+            )
+        return self
 
 
 class DiffusionForcingConfig(Settings):

@@ -12,6 +12,7 @@ One family, three choices (schedule, how many, weight). With weight "elbo" the e
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -75,7 +76,9 @@ def corrupt_masked(
         block=np.zeros(len(sequence), dtype=np.int64) if config.attention == "document" else span_blocks(sequence),
         stream=np.full(len(sequence), CLEAN, dtype=np.int64),
         target=target,
-        weight=np.where(target != NO_TARGET, weight, 0.0).astype(np.float32),
+        weight=np.where(target != NO_TARGET, weight * modality_weights(config.modality_weights)[modality], 0.0).astype(
+            np.float32
+        ),
         objective=objective,
         modality=modality,
     )
@@ -85,6 +88,11 @@ def mask_ids(modality: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """The MASK id of each modality in `modality` (any shape)."""
     table = np.array([0 if m is Modality.SPECIAL else vocabulary.mask(m) for m in Modality], dtype=np.int64)
     return table[modality]
+
+
+def modality_weights(weights: Mapping[str, float]) -> np.ndarray:
+    """float32 [modalities]: the loss weight of a token of each modality."""
+    return np.array([weights.get(modality.label, 1.0) for modality in Modality], dtype=np.float32)
 
 
 def span_blocks(sequence: TokenSequence) -> np.ndarray:

@@ -6,8 +6,7 @@ import numpy as np
 
 from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
 from unimodel.config import NextTokenConfig
-from unimodel.objectives.masked import span_blocks
-from unimodel.vocabulary import Modality
+from unimodel.objectives.masked import modality_weights, span_blocks
 
 
 def next_token(sequence: TokenSequence, config: NextTokenConfig, index: int) -> CorruptedSequence:
@@ -16,7 +15,7 @@ def next_token(sequence: TokenSequence, config: NextTokenConfig, index: int) -> 
     is_target = role == Role.TARGET
     target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
     target[:-1][is_target[1:]] = sequence.ids[1:][is_target[1:]]
-    weights = np.array([config.span_weights.get(m.label, 1.0) for m in Modality], dtype=np.float32)  # pyright: ignore
+    weights = modality_weights(config.modality_weights)
     weight = np.zeros(len(sequence), dtype=np.float32)
     weight[:-1] = np.where(is_target[1:], weights[modality[1:]], 0.0)
     return CorruptedSequence(
