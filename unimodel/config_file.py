@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 
 from unimodel.config import RunConfig
 
-
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
