@@ -10,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or SIGTERM."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Record, check and describe shards.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train the tokenizers of a run.")
@@ -240,10 +243,12 @@ def main() -> None:
 
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was written stays, and the same command goes on from there", 130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # typer turns Ctrl-C into a silent exit
+            _fail("interrupted; what was written stays, and the same command goes on from there", INTERRUPTED)
+        raise
     except Stopped as stopped:
-        _fail(str(stopped), 130)
+        _fail(str(stopped), INTERRUPTED)
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         _fail(f"{error}{'; the disk is full: free space and run the same command again' if full else ''}", 1)

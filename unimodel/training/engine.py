@@ -25,6 +25,10 @@ from unimodel.config import EngineConfig, StageConfig
 
 NEVER = 1 << 60
 
+# On CPU DeepSpeed compiles a shared-memory all-reduce for inference at start. Training never calls it, it needs a
+# compiler, and a process killed in mid-compile leaves a lock on which the next one waits for ever.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 
 def start_process_group(config: EngineConfig) -> torch.device:
     """Joins the launcher's process group, or makes one of a single process. Returns this rank's device."""

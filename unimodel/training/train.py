@@ -247,8 +247,12 @@ class _StageTrainer:
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(values) + "\n")
+    """One JSON line at the end of `path`. Raises OSError naming the file when the disk is full."""
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(values) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error
 
 
 def describe(report: StepReport, seconds: float) -> str:
