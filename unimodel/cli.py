@@ -241,6 +241,9 @@ def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     from unimodel.errors import RunError, Stopped
 
+    # Read when torch loads OpenMP: waiting threads sleep instead of spinning. Spinning made steps ten times slower as
+    # soon as another process wanted a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(standalone_mode=True)
     except SystemExit as leaving:
