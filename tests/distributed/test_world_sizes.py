@@ -75,5 +75,6 @@ def test_stopped_on_two_ranks_goes_on_with_one(zero: int, tmp_path: Path) -> Non
 
 def test_rows_that_do_not_divide_are_refused(tmp_path: Path) -> None:
     run = interactive(tmp_path, "stages.interactive.batch.rows=5", "stages.interactive.batch.accumulation=2")
-    with pytest.raises(ValueError, match=r"batch\.rows \(5\) must be a multiple of ranks \(1\) x batch\.accumulation \(2\): use 6"):
+    message = r"batch\.rows \(5\) must be a multiple of ranks \(1\) x batch\.accumulation \(2\): use 6"
+    with pytest.raises(ValueError, match=message):
         train_here(run.config)
