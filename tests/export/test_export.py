@@ -18,7 +18,7 @@ from unimodel.export.folder import MARKER, export_files, export_run, reload_diff
 from unimodel.run_folder import RunFolder
 from unimodel.training.loaded_run import load_run
 
-TOKEN = "hf_averysecrettoken0123456789"  # noqa: S105 - a made-up token for a local server
+TOKEN = "hf_averysecrettoken0123456789"
 
 
 @pytest.fixture(scope="module")

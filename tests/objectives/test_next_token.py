@@ -20,7 +20,7 @@ SEQUENCES = [
     BUILDER.clip(EPISODE, 1),
     BUILDER.interaction(EPISODE, 0, 4),
 ]
-CONFIG = NextTokenConfig(kind="next_token", span_weights={"text": 0.5, "image": 2.0})
+CONFIG = NextTokenConfig(kind="next_token", modality_weights={"text": 0.5, "image": 2.0})
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=lambda s: s.key)

@@ -54,6 +54,8 @@ def corrupt_masked(
     """Hides TARGET tokens of `sequence`; CONDITION and STRUCTURE tokens stay as they are (prompt protection)."""
     modality, role = sequence.modality(), sequence.role()
     maskable = np.flatnonzero(role == Role.TARGET)
+    if config.single_modality_fraction and rng.random() < config.single_modality_fraction:
+        maskable = maskable[modality[maskable] == rng.choice(np.unique(modality[maskable]))]
     hidden, weight = draw_mask(len(maskable), config, rng)
     if rng.random() < config.whole_modality_fraction:
         hidden |= modality[maskable] == rng.choice(np.unique(modality[maskable]))
