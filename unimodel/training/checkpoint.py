@@ -4,7 +4,7 @@
         weights.safetensors      fp32 weights
         average.safetensors      their moving average (when the stage keeps one)
         optimizer.safetensors    Adam's moments
-        state.json               stage, steps, stream state, config, SHA-256 of every other file
+        state.json               stage, steps, stream state, config, SHA-256 of all of it
 
 The folder is written under a hidden name, synced, and renamed; on load every hash is checked, and a damaged checkpoint
 is passed over for the one before it.
@@ -74,7 +74,8 @@ def save_checkpoint(
             if values:
                 save_file({key: value.contiguous() for key, value in values.items()}, hidden / name)
         hashes = {file.name: file_hash(file) for file in sorted(hidden.iterdir())}
-        write_json(hidden / STATE, {"position": asdict(position), "config": config, "sha256": hashes})
+        state = {"position": asdict(position), "config": config}
+        write_json(hidden / STATE, state | {"sha256": hashes | {STATE: _state_hash(state)}})
         for file in hidden.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -95,17 +96,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads and verifies one checkpoint. Raises ValueError naming the file that is missing or damaged."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        position = state["position"]
+        position, hashes = state["position"], dict(state["sha256"])
         checkpoint = Checkpoint(
             folder, TrainPosition(**{**position, "stream": StreamState(**position["stream"])}), state["config"]
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {folder}: {STATE} is missing or damaged ({error})") from None
-    for name, expected in state["sha256"].items():
+    for name, expected in hashes.items():
         file = folder / name
         if not file.exists():
             raise ValueError(f"checkpoint {folder}: {name} is missing")
-        if file_hash(file) != expected:
+        if (_state_hash(state) if name == STATE else file_hash(file)) != expected:
             raise ValueError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs from the one in {STATE})")
     return checkpoint
 
@@ -157,3 +158,9 @@ def prune_checkpoints(folder: Path, stage: str, keep_last: int) -> None:
 def file_hash(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _state_hash(state: dict[str, Any]) -> str:
+    """SHA-256 of what the state says, but for the hashes that stand beside it."""
+    values = {key: value for key, value in state.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
