@@ -37,8 +37,8 @@ def evaluate(path: Path) -> bool:
     bundle = load_run_bundle(run)
     held_out = load_held_out(config, run, bundle.vocabulary, bundle.builder.eos_id)
     rows, codebook = evaluate_tokenizer(bundle.image, held_out)
-    for stage in finished:
-        rows += _evaluate_stage(path, stage, held_out)
+    for stage, skills in _last_taught(config, finished).items():
+        rows += _evaluate_stage(path, stage, skills, held_out)
     results = [row.to_dict() for row in rows]
     write_json(run.evaluation, {"state": state, "rows": results, "codebook": codebook, "weights": "moving average"})
     write_json(run.summary, results)
@@ -58,19 +58,28 @@ def _finished_stages(config: RunConfig, run: RunFolder) -> dict[str, int]:
     return finished
 
 
-def _evaluate_stage(path: Path, stage: str, held_out: HeldOut) -> list[Row]:
-    """The rows of what the stage was trained to do."""
+def _last_taught(config: RunConfig, finished: dict[str, int]) -> dict[str, set[str]]:
+    """Stage -> the skills that no later finished stage goes on teaching.
+
+    A skill is judged on the newest weights that were still trained for it: a model that forgot must not hide behind an
+    older checkpoint, and one that was taught something else since is not expected to remember.
+    """
+    last = {entry.sequence: stage for stage in finished for entry in config.stages[stage].mixture}
+    return {stage: {skill for skill, at in last.items() if at == stage} for stage in finished if stage in last.values()}
+
+
+def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut) -> list[Row]:
+    """The rows of `skills` (kinds of sequence) with the weights at the end of `stage`."""
     loaded = load_run(path, stage)
     say(f"evaluating stage {stage}", log=loaded.run.log)
-    taught = {entry.sequence for entry in loaded.config.stages[stage].mixture}
     rows: list[Row] = []
-    if "clip" in taught:
+    if "clip" in skills:
         rows += evaluate_masked(loaded, held_out)
-    if "text_to_image" in taught:
+    if "text_to_image" in skills:
         rows.append(evaluate_text_to_image(loaded, held_out))
-    if "image_to_text" in taught:
+    if "image_to_text" in skills:
         rows.append(evaluate_image_to_text(loaded, held_out))
-    if "interaction" in taught:
+    if "interaction" in skills:
         rows += evaluate_rollouts(loaded, held_out)
         rows.append(evaluate_branches(loaded, held_out))
     return rows
