@@ -226,7 +226,9 @@ def test_whole_modality_hides_one_modality_completely() -> None:
     target_modalities = sequence.modality()[sequence.role() == Role.TARGET]
     complete = {int(m): 0 for m in np.unique(target_modalities)}
     for _ in range(300):
-        corrupted = corrupt_masked(sequence, VOCABULARY, settings(whole_modality_fraction=1.0, weight="uniform"), 0, rng)
+        corrupted = corrupt_masked(
+            sequence, VOCABULARY, settings(whole_modality_fraction=1.0, weight="uniform"), 0, rng
+        )
         hidden = (corrupted.target != NO_TARGET)[sequence.role() == Role.TARGET]
         whole = [m for m in complete if hidden[target_modalities == m].all()]
         assert whole, "at least one modality is hidden completely"
@@ -239,7 +241,10 @@ def test_whole_modality_rate_is_the_fraction_and_not_its_complement() -> None:
     sequence = SEQUENCES["text_to_image"]  # its one target modality is the picture
 
     def share(fraction: float) -> float:
-        rng, config = np.random.default_rng(6), settings(schedule="linear", weight="uniform", whole_modality_fraction=fraction)
+        rng, config = (
+            np.random.default_rng(6),
+            settings(schedule="linear", weight="uniform", whole_modality_fraction=fraction),
+        )
         drawn = [corrupt_masked(sequence, VOCABULARY, config, 0, rng) for _ in range(3000)]
         return float(np.mean([(c.target != NO_TARGET).sum() == (sequence.role() == Role.TARGET).sum() for c in drawn]))
 
