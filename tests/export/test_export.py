@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import hub_server
 from safetensors.torch import load_file, save_file
+from toy_run import make_toy_run
 
-from tests.export.hub_server import hub_server
-from tests.toy_run import make_toy_run
 from unimodel.export.folder import MARKER, export_files, export_run, reload_difference
 from unimodel.run_folder import RunFolder
 from unimodel.training.loaded_run import load_run

@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_run import TinyRun, command, start, tiny_run, train_here, wait_until
+from tiny_run import TinyRun, command, require_same_end, start, tiny_run, train_here, wait_until
 
 from unimodel.training.checkpoint import list_checkpoints, load_checkpoint
 
@@ -19,12 +19,12 @@ STEPS = tuple(f"stages.{stage}.steps=16" for stage in ("masked", "unified", "int
 """Long enough that a busy machine still stops the process well before its end."""
 
 
-def uninterrupted(folder: Path, *overrides: str) -> bytes:
-    """The metrics of the same config, trained in one go."""
+def uninterrupted(folder: Path, *overrides: str) -> TinyRun:
+    """The same config, trained in one go."""
     run = tiny_run(folder, *STEPS, *overrides)
     train_here(run.config)
     assert run.num_lines() == run.total_steps
-    return run.run.metrics.read_bytes()
+    return run
 
 
 def interrupt(run: TinyRun, number: signal.Signals, after_lines: int) -> tuple[int, str]:
@@ -45,7 +45,7 @@ def test_killed_run_ends_byte_for_byte_like_an_uninterrupted_one(zero: int, tmp_
     assert status == -signal.SIGKILL
     again = command("train", str(run.config_file))
     assert again.returncode == 0, again.stderr
-    assert run.run.metrics.read_bytes() == uninterrupted(tmp_path / "whole", f"engine.zero={zero}")
+    require_same_end(run, uninterrupted(tmp_path / "whole", f"engine.zero={zero}"))
     assert not list(run.run.checkpoints.glob(".*")), "no half-written checkpoint stays behind"
 
 
@@ -59,7 +59,7 @@ def test_stopped_run_saves_says_so_and_goes_on_exactly(number: signal.Signals, t
     assert saved.step == run.num_lines(), "no step is lost"
     assert saved.stage == "unified" and not saved.stage_done
     train_here(run.config)
-    assert run.run.metrics.read_bytes() == uninterrupted(tmp_path / "whole", "checkpoint.every_steps=1000")
+    require_same_end(run, uninterrupted(tmp_path / "whole", "checkpoint.every_steps=1000"))
 
 
 def test_finished_run_is_left_alone(tmp_path: Path) -> None:

@@ -82,13 +82,15 @@ def test_every_draw_arrives_whole_and_exactly_once() -> None:
     sequences = [numbered(order[n]) for n in range(3 * WINDOW_DRAWS)]
     expected = sorted((int(s.input_ids[0]), len(s)) for s in sequences)
     source, found = stream(1), []
-    while source.state.window < 3:
-        batch = next(source)
+    for batch in source:
+        assert source.state.window <= 3 and len(found) <= len(expected), "it moves on"
         for document in range(int(batch.document.max()) + 1):
             ids = batch.input_ids[batch.document == document]
             assert len(set(ids.tolist())) == 1, "a sequence is never cut or mixed"
             found.append((int(ids[0]), len(ids)))
         assert (batch.input_ids[batch.document == PADDING_DOCUMENT] == PAD_ID).all()
+        if source.state == StreamState(3, 0):
+            break
     assert sorted(found) == expected
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TinyRun, tiny_run, train_here
+from tiny_run import TinyRun, require_same_end, tiny_run, train_here
 
 from data_pipelines.stream.packing import StreamState
 from unimodel.config_file import load_config
@@ -169,7 +169,7 @@ def test_run_falls_back_and_ends_as_if_nothing_had_happened(
     train_here(in_progress.config)
     shown = capsys.readouterr().out
     assert "warning" in shown and "00000013-unified" in shown and OPTIMIZER in shown
-    assert in_progress.run.metrics.read_bytes() == finished.run.metrics.read_bytes()
+    require_same_end(in_progress, finished)
 
 
 def test_run_with_only_damaged_checkpoints_loses_nothing(in_progress: TinyRun) -> None:
@@ -194,7 +194,7 @@ def test_run_goes_on_from_any_checkpoint_byte_for_byte(step: int, finished: Tiny
     first_lines = finished.run.metrics.read_bytes().splitlines(keepends=True)[: step + 1]
     run.run.metrics.write_bytes(b"".join(first_lines) + b'{"step": 99, "torn')
     train_here(run.config)
-    assert run.run.metrics.read_bytes() == finished.run.metrics.read_bytes()
+    require_same_end(run, finished)
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
@@ -207,7 +207,7 @@ def test_bf16_run_goes_on_byte_for_byte(zero: int, tmp_path: Path) -> None:
     shutil.copytree(whole.run.checkpoints / "00000003-masked", run.run.checkpoints / "00000003-masked")
     run.run.metrics.write_bytes(b"".join(whole.run.metrics.read_bytes().splitlines(keepends=True)[:3]))
     train_here(run.config)
-    assert run.run.metrics.read_bytes() == whole.run.metrics.read_bytes()
+    require_same_end(run, whole)
 
 
 @pytest.mark.parametrize(
@@ -261,4 +261,4 @@ def test_full_disk_keeps_the_older_checkpoint_and_the_run_goes_on(
         load_checkpoint(path)
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     train_here(run.config)
-    assert run.run.metrics.read_bytes() == finished.run.metrics.read_bytes()
+    require_same_end(run, finished)

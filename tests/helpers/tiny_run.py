@@ -28,7 +28,7 @@ from unimodel.config import RunConfig
 from unimodel.config_file import load_config, settings_of
 from unimodel.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 START_SECONDS = 240
 """Longest wait for a process; nothing is measured with it, it only ends a test that hangs."""
@@ -118,6 +118,17 @@ class TinyRun:
 
     def num_lines(self) -> int:
         return self.run.metrics.read_bytes().count(b"\n") if self.run.metrics.exists() else 0
+
+
+def require_same_end(one: TinyRun, other: TinyRun) -> None:
+    """Byte for byte: all metrics, and the weights, averages and moments of the last checkpoint."""
+    from unimodel.training.checkpoint import list_checkpoints
+
+    assert one.run.metrics.read_bytes() == other.run.metrics.read_bytes()
+    ends = [list_checkpoints(run.run.checkpoints)[0] for run in (one, other)]
+    files, others = ({p.name: p.read_bytes() for p in end.glob("*.safetensors")} for end in ends)
+    assert files.keys() == others.keys() and len(files) == 3
+    assert [name for name in files if files[name] != others[name]] == []
 
 
 def tiny_run(folder: Path, *overrides: str, stages: tuple[str, ...] = ("masked", "unified", "interactive")) -> TinyRun:
