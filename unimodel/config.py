@@ -76,6 +76,11 @@ class BackboneConfig(Settings):
     head_dim: PositiveInt = 32
     intermediate_size: PositiveInt = 512
     rope_theta: PositiveFloat = 10000.0
+    attention_bias: bool = False
+    """Biases in the attention projections: heads that look at a place, whatever stands there, form much sooner (see
+    docs/experiments.md)."""
+    initializer_range: PositiveFloat = 0.02
+    """Standard deviation of the initial weights; about 1 / sqrt(hidden_size) suits small models."""
     pretrained: str | None = None
     """A local folder or Hub id to initialise from; its sizes replace the ones above and its vocabulary is extended."""
 
@@ -125,9 +130,11 @@ class MaskedConfig(Settings):
     modality_weights: ModalityWeights = {}
     whole_modality_fraction: Fraction = 0.0
     """Share of samples in which one modality is masked completely (UniDisc)."""
-    single_modality_fraction: Fraction = 0.0
-    """Share of samples that hide tokens of one modality only and show the others whole: filling in across modalities is
-    learnt several times sooner from a clean view than from one with holes everywhere (after 4M, arXiv 2312.06647)."""
+    single_span_fraction: Fraction = 0.0
+    """Share of samples that hide tokens of one span only (a caption, a frame, an action) and show the others whole:
+    what one says of another is learnt several times sooner from a clean view than from one with holes everywhere."""
+    changed_weight: PositiveFloat = 1.0
+    """Loss weight of frame tokens that differ from the same place one frame earlier; others weigh 1."""
     attention: Literal["document", "span"] = "document"
     """document: the whole sample is one bidirectional block. span: text stays causal, only images are blocks, so a
     caption in front becomes a prompt that cannot see the image."""
@@ -138,13 +145,10 @@ class MaskedConfig(Settings):
 
     @model_validator(mode="after")
     def _bound_stays_a_bound(self) -> MaskedConfig:
-        if self.weight == "elbo" and (
-            self.modality_weights or self.whole_modality_fraction or self.single_modality_fraction
-        ):
-            raise ValueError(
-                "weight elbo is a likelihood bound only without modality_weights, whole_modality_fraction and "
-                "single_modality_fraction"
-            )
+        bending = ("modality_weights", "whole_modality_fraction", "single_span_fraction", "changed_weight")
+        for name in bending:
+            if self.weight == "elbo" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"weight elbo is a likelihood bound only without {name}")
         return self
 
 

@@ -42,6 +42,15 @@ def test_logits_stand_at_the_targets_in_row_major_order(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_attention_biases_and_the_width_of_initial_weights_reach_the_decoder(family: str) -> None:
+    update = {"family": family, "attention_bias": True, "initializer_range": 0.1}
+    decoder = build_decoder(TINY_BACKBONE.model_copy(update=update), VOCABULARY, 0)
+    attention = decoder.model.layers[0].self_attn
+    assert all(layer.bias is not None for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
+    assert 0.09 < float(decoder.get_input_embeddings().weight.detach().std()) < 0.11
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_causal_text_has_the_logits_of_the_stock_decoder(family: str) -> None:
     """So an export answers plain `AutoModelForCausalLM` as it answered in training, positions and mask included."""
     backbone = of_family(family)

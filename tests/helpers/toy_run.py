@@ -54,6 +54,7 @@ def toy_config(folder: Path) -> RunConfig:
             "num_key_value_heads": 2,
             "head_dim": 16,
             "intermediate_size": 64,
+            "attention_bias": True,
         },
         "stages": STAGES,
         "evaluation": {"episodes": 4, "branch_states": 2, "rollout_frames": 2, "sampling_steps": 2},

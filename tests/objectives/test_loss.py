@@ -13,7 +13,7 @@ from toy_sequences import BUILDER, PAD_ID, VOCABULARY, tiny_backbone, toy_episod
 from unimodel.batch import NO_TARGET, CorruptedSequence, PackedBatch, pack
 from unimodel.config import DiffusionForcingConfig, MaskedConfig, NextTokenConfig, ObjectiveConfig
 from unimodel.objectives.corruption import corrupt
-from unimodel.objectives.loss import loss_sums, normalised_loss, objective_counts
+from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.vocabulary import Modality
 
 OBJECTIVES: list[ObjectiveConfig] = [
@@ -42,7 +42,7 @@ def random_logits(batch: PackedBatch, seed: int = 0) -> torch.Tensor:
 
 def loss_of(logits: torch.Tensor, batch: PackedBatch, coefficients: list[float] = COEFFICIENTS) -> torch.Tensor:
     sums = loss_sums(logits, batch, VOCABULARY, len(coefficients))
-    return normalised_loss(sums.by_objective, objective_counts(batch, len(coefficients)), coefficients)
+    return normalised_loss(sums.by_objective, normalisers(batch, OBJECTIVES[: len(coefficients)]), coefficients)
 
 
 def test_formula() -> None:
@@ -50,7 +50,12 @@ def test_formula() -> None:
     batch = pack([[*samples(0, 1), *samples(1, 1)], samples(2, 1)], 160, PAD_ID)
     logits = random_logits(batch)
     places = (batch.target != NO_TARGET).nonzero().tolist()
-    sums, counts = [0.0] * 3, [int((batch.objective == o).sum()) for o in range(3)]
+    sums = [0.0] * 3
+    counts = [
+        float((batch.weight * (batch.objective == 0)).sum()),
+        int((batch.objective == 1).sum()),  # a likelihood bound counts tokens
+        float((batch.weight * (batch.objective == 2)).sum()),
+    ]
     for row, (r, c) in enumerate(places):
         target = int(batch.target[r, c])
         ids = next(VOCABULARY.range_of(m) for m in Modality if target in VOCABULARY.range_of(m))
@@ -87,6 +92,25 @@ def test_samples_of_one_objective_do_not_change_the_share_of_another() -> None:
     assert torch.equal(terms[0], terms[1])
 
 
+def test_heavy_token_alone_in_its_batch_does_not_blow_up_the_loss() -> None:
+    """A weight says how much a token counts beside others, not how large the loss of a batch is."""
+    light, heavy = (
+        MaskedConfig(kind="masked", modality_weights={"action": weight}, single_span_fraction=1.0) for weight in (1, 50)
+    )
+    losses = []
+    for config in (light, heavy):
+        rng = np.random.default_rng(0)
+        while True:  # until the action alone is hidden
+            sequence = corrupt(BUILDER.clip(toy_episode(1), 1), VOCABULARY, config, 0, rng)
+            hidden = sequence.target != NO_TARGET
+            if (sequence.modality[hidden] == Modality.ACTION).all():
+                break
+        batch = pack([[sequence]], 160, PAD_ID)
+        sums = loss_sums(random_logits(batch), batch, VOCABULARY, 1)
+        losses.append(float(normalised_loss(sums.by_objective, normalisers(batch, [config]), [1.0])))
+    assert losses[0] > 0 and losses[1] == pytest.approx(losses[0])
+
+
 def test_batch_without_any_target_has_loss_zero() -> None:
     batch = pack([[]], 16, PAD_ID)
     assert float(loss_of(random_logits(batch), batch)) == 0.0
@@ -112,7 +136,7 @@ def test_loss_does_not_depend_on_how_rows_are_dealt(parts: int) -> None:
     batch = pack(
         [samples(0, 1), samples(1, 1), samples(2, 1), samples(1, 1), samples(2, 1), samples(0, 1)], 160, PAD_ID
     )
-    logits, counts = random_logits(batch), objective_counts(batch, 3)
+    logits, counts = random_logits(batch), normalisers(batch, OBJECTIVES)
     whole = loss_of(logits, batch)
     dealt, start = torch.zeros(()), 0
     for first in range(0, 6, 6 // parts):

@@ -16,7 +16,7 @@ from toy_sequences import BUILDER, PAD_ID, VOCABULARY, toy_episode
 
 from unimodel.batch import NO_TARGET, Role, Span, TokenSequence, pack
 from unimodel.config import MaskedConfig
-from unimodel.objectives.loss import loss_sums, normalised_loss, objective_counts
+from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.objectives.masked import corrupt_masked, count_probability, draw_mask, mask_rate
 from unimodel.vocabulary import Modality
 
@@ -121,8 +121,28 @@ def test_training_loss_is_the_bound_per_token(schedule: str, count: str) -> None
             conditional = log_conditional(joint, symbols, hidden, place)
             logits[row, start : start + SYMBOLS] = torch.from_numpy(conditional).float()
         sums = loss_sums(logits, batch, VOCABULARY, 1)
-        expected += probability * float(normalised_loss(sums.by_objective, objective_counts(batch, 1), [1.0]))
+        expected += probability * float(normalised_loss(sums.by_objective, normalisers(batch, [config]), [1.0]))
     assert expected * TOKENS == pytest.approx(-math.log(joint[symbols]), rel=1e-5)
+
+
+def test_single_span_hides_one_span_and_changes_weigh_more() -> None:
+    """Every span of a clip is asked for alone in turn; only frame tokens that changed get the extra weight."""
+    config = settings(weight="uniform", single_span_fraction=1.0, changed_weight=5.0)
+    sequence = BUILDER.clip(toy_episode(3), 1)
+    targets = [span for span in sequence.spans if span.role is Role.TARGET]
+    first, second = (span for span in targets if span.grid is not None)
+    changed = sequence.ids[first.start : first.stop] != sequence.ids[second.start : second.stop]
+    assert 0 < changed.sum() < len(changed)
+    rng, asked = np.random.default_rng(0), set()
+    for _ in range(60):
+        result = corrupt_masked(sequence, VOCABULARY, config, 0, rng)
+        hidden = np.flatnonzero(result.target != NO_TARGET)
+        (span,) = (s for s in targets if s.start <= hidden[0] < s.stop)
+        assert hidden[-1] < span.stop
+        asked.add(span)
+        expected = np.where(changed[hidden - span.start], 5.0, 1.0) if span == second else 1.0
+        assert (result.weight[hidden] == expected).all()
+    assert asked == set(targets)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64])

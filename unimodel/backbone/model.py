@@ -30,6 +30,8 @@ def huggingface_config(config: BackboneConfig, vocabulary: Vocabulary) -> Any:
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
         "intermediate_size": config.intermediate_size,
+        "attention_bias": config.attention_bias,
+        "initializer_range": config.initializer_range,
         "tie_word_embeddings": True,
         "max_position_embeddings": 1 << 18,
     }

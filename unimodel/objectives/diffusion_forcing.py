@@ -15,7 +15,7 @@ import numpy as np
 
 from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, Span, TokenSequence
 from unimodel.config import DiffusionForcingConfig
-from unimodel.objectives.masked import mask_ids, span_blocks
+from unimodel.objectives.masked import change_weights, mask_ids, span_blocks
 from unimodel.vocabulary import Modality, Vocabulary
 
 OUTCOME_MASK_FRACTION = 0.5
@@ -59,17 +59,13 @@ def corrupt_frames(
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
 
     target = np.where(hidden, sequence.ids, NO_TARGET)
-    weight = hidden.astype(np.float32)
-    for before, span in zip(frames, frames[1:], strict=False):
-        changed = sequence.ids[before.start : before.stop] != sequence.ids[span.start : span.stop]
-        weight[span.start : span.stop] *= np.where(changed, config.changed_weight, 1.0)
     return CorruptedSequence(
         input_ids=input_ids,
         position_ids=sequence.position_ids(),
         block=span_blocks(sequence),
         stream=np.full(len(sequence), CLEAN, dtype=np.int64),
         target=target,
-        weight=weight,
+        weight=hidden * change_weights(sequence, config.changed_weight),
         objective=np.where(hidden, index, -1),
         modality=modality,
     )

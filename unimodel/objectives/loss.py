@@ -1,6 +1,6 @@
-"""The one loss: `sum_o coef_o * (sum_i weight_i * CE_i) / N_o`, N_o counted over the whole global batch.
+"""The one loss: `sum_o coef_o * (sum_i weight_i * CE_i) / N_o`, N_o summed over the whole global batch.
 
-The division happens once, with counts summed over all ranks and accumulation steps, so the result does not depend on
+The division happens once, with N_o summed over all ranks and accumulation steps, so the result does not depend on
 how rows are dealt. The softmax runs over the target's own modality and therefore never includes MASK.
 """
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimodel.batch import NO_TARGET, PackedBatch
+from unimodel.config import MaskedConfig, ObjectiveConfig
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -30,10 +31,21 @@ class LossSums:
     """[modalities] number of targets whose most likely id is right."""
 
 
-def objective_counts(batch: PackedBatch, num_objectives: int) -> Tensor:
-    """float64 [objectives]: how many tokens of `batch` each objective's normaliser counts."""
-    counted = batch.objective[batch.objective >= 0]
-    return torch.bincount(counted, minlength=num_objectives).to(torch.float64)
+def normalisers(batch: PackedBatch, objectives: Sequence[ObjectiveConfig]) -> Tensor:
+    """float64 [objectives]: what `batch` adds to every N_o.
+
+    A likelihood bound is a mean over its maskable tokens, each counted once. Every other objective is a weighted mean:
+    counted once, a heavy token in a batch with few targets would outweigh everything else in that step.
+    """
+    index = torch.arange(len(objectives), device=batch.objective.device)
+    counted = (batch.objective.flatten()[:, None] == index).to(torch.float64)
+    bound = torch.tensor([is_bound(objective) for objective in objectives], device=index.device)
+    return torch.where(bound, counted.sum(0), (counted * batch.weight.flatten()[:, None]).sum(0))
+
+
+def is_bound(objective: ObjectiveConfig) -> bool:
+    """Whether the objective's loss bounds -log p, and so must not be reweighted."""
+    return isinstance(objective, MaskedConfig) and objective.weight == "elbo"
 
 
 def loss_sums(logits: Tensor, batch: PackedBatch, vocabulary: Vocabulary, num_objectives: int) -> LossSums:
@@ -61,8 +73,8 @@ def loss_sums(logits: Tensor, batch: PackedBatch, vocabulary: Vocabulary, num_ob
     return LossSums(by_objective, per_modality[0], per_modality[1], per_modality[2])
 
 
-def normalised_loss(by_objective: Tensor, counts: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """The scalar loss. An objective that the global batch lacks (count 0) contributes exactly 0 and changes nothing."""
+def normalised_loss(by_objective: Tensor, normaliser: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """The scalar loss. An objective that the global batch lacks (N_o = 0) contributes exactly 0 and changes nothing."""
     coefficient = torch.tensor(coefficients, dtype=torch.float32, device=by_objective.device)
-    scale = torch.where(counts > 0, coefficient / counts.clamp(min=1).to(torch.float32), 0.0)
+    scale = torch.where(normaliser > 0, coefficient / normaliser.to(torch.float32), 0.0)
     return (by_objective * scale).sum()

@@ -54,8 +54,10 @@ def corrupt_masked(
     """Hides TARGET tokens of `sequence`; CONDITION and STRUCTURE tokens stay as they are (prompt protection)."""
     modality, role = sequence.modality(), sequence.role()
     maskable = np.flatnonzero(role == Role.TARGET)
-    if config.single_modality_fraction and rng.random() < config.single_modality_fraction:
-        maskable = maskable[modality[maskable] == rng.choice(np.unique(modality[maskable]))]
+    if config.single_span_fraction and rng.random() < config.single_span_fraction:
+        targets = [span for span in sequence.spans if span.role is Role.TARGET]
+        only = targets[int(rng.integers(len(targets)))]
+        maskable = np.arange(only.start, only.stop)
     hidden, weight = draw_mask(len(maskable), config, rng)
     if rng.random() < config.whole_modality_fraction:
         hidden |= modality[maskable] == rng.choice(np.unique(modality[maskable]))
@@ -67,6 +69,7 @@ def corrupt_masked(
         condition = (role == Role.CONDITION) & (modality == Modality.TEXT)
         input_ids[condition] = vocabulary.mask(Modality.TEXT)
 
+    token_weight = modality_weights(config.modality_weights)[modality] * change_weights(sequence, config.changed_weight)
     target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
     target[masked] = sequence.ids[masked]
     objective = np.full(len(sequence), -1, dtype=np.int64)
@@ -78,9 +81,7 @@ def corrupt_masked(
         block=np.zeros(len(sequence), dtype=np.int64) if config.attention == "document" else span_blocks(sequence),
         stream=np.full(len(sequence), CLEAN, dtype=np.int64),
         target=target,
-        weight=np.where(target != NO_TARGET, weight * modality_weights(config.modality_weights)[modality], 0.0).astype(
-            np.float32
-        ),
+        weight=np.where(target != NO_TARGET, weight * token_weight, 0.0).astype(np.float32),
         objective=objective,
         modality=modality,
     )
@@ -95,6 +96,19 @@ def mask_ids(modality: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
 def modality_weights(weights: Mapping[str, float]) -> np.ndarray:
     """float32 [modalities]: the loss weight of a token of each modality."""
     return np.array([weights.get(modality.label, 1.0) for modality in Modality], dtype=np.float32)
+
+
+def change_weights(sequence: TokenSequence, changed_weight: float) -> np.ndarray:
+    """float32 [n]: `changed_weight` at frame tokens that differ from the same place one frame earlier, 1 elsewhere.
+
+    In most worlds hardly anything changes in a step; unweighted, copying is nearly the whole loss.
+    """
+    weights = np.ones(len(sequence), dtype=np.float32)
+    frames = [span for span in sequence.spans if span.grid is not None]
+    for before, span in zip(frames, frames[1:], strict=False):
+        changed = sequence.ids[before.start : before.stop] != sequence.ids[span.start : span.stop]
+        weights[span.start : span.stop][changed] = changed_weight
+    return weights
 
 
 def span_blocks(sequence: TokenSequence) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from unimodel.batch import PackedBatch
 from unimodel.config import StageConfig
-from unimodel.objectives.loss import loss_sums, normalised_loss, objective_counts
+from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -43,29 +43,34 @@ def train_step(
     """
     num_objectives, num_ranks = len(stage.objectives), dist.get_world_size()
     header = torch.tensor([batch.num_tokens, batch.target.numel(), float(stop_requested)], dtype=torch.float64)
-    counts = torch.cat([objective_counts(batch, num_objectives), header.to(batch.target.device)])
-    dist.all_reduce(counts)
-    tokens, places, stops = counts[num_objectives:].tolist()
-    counts = counts[:num_objectives]
+    objectives = list(stage.objectives.values())
+    shared = torch.cat([normalisers(batch, objectives), header.to(batch.target.device)])
+    dist.all_reduce(shared)
+    tokens, places, stops = shared[num_objectives:].tolist()
+    normaliser = shared[:num_objectives]
 
-    coefficients = [objective.coefficient for objective in stage.objectives.values()]
+    coefficients = [objective.coefficient for objective in objectives]
     rows = batch.target.shape[0] // stage.batch.accumulation
     totals = torch.zeros(num_objectives + 3 * len(Modality), dtype=torch.float64, device=batch.target.device)
     for start in range(0, batch.target.shape[0], rows):
         micro = batch.rows(start, start + rows)
         sums = loss_sums(engine(micro), micro, vocabulary, num_objectives)
-        loss = normalised_loss(sums.by_objective, counts, coefficients)
+        loss = normalised_loss(sums.by_objective, normaliser, coefficients)
         totals += torch.cat(
             [sums.by_objective.detach().double(), sums.modality_nats, sums.modality_targets, sums.modality_correct]
         )
         _require_finite(loss, stage)
-        # Counts already span ranks and accumulation; ZeRO averages over ranks, so undo that.
+        # Normalisers already span ranks and accumulation; ZeRO averages over ranks, so undo that.
         engine.backward(loss * num_ranks, scale_wrt_gas=False)
         engine.step()
 
     dist.all_reduce(totals)
     sums_by_objective, nats, targets, correct = totals.split([num_objectives, *[len(Modality)] * 3])
-    means = {name: float(sums_by_objective[i] / counts[i]) for i, name in enumerate(stage.objectives) if counts[i] > 0}
+    means = {
+        name: float(sums_by_objective[i] / normaliser[i])
+        for i, name in enumerate(stage.objectives)
+        if normaliser[i] > 0
+    }
     present = [modality for modality in Modality if targets[modality] > 0]
     norm = engine.get_global_grad_norm()
     return StepReport(
