@@ -184,10 +184,14 @@ class MixtureEntry(Settings):
 
 
 class OptimizerConfig(Settings):
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonal updates for hidden matrices, AdamW for everything else (`unimodel/training/muon.py`)."""
     learning_rate: PositiveFloat = 1e-3
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     epsilon: PositiveFloat = 1e-8
+    momentum: Fraction = 0.95
+    """Of the hidden matrices under muon."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
     """Applied to matrices only, never to norms, biases or embeddings."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -221,7 +225,7 @@ class StageConfig(Settings):
     freeze: tuple[str, ...] = ()
     """Parameters that do not train in this stage, as shell patterns over their names (`model.embed_tokens.*`)."""
     carry_optimizer: bool = False
-    """Keep the previous stage's Adam moments of the parameters that go on training, by name."""
+    """Keep the previous stage's optimizer state of the parameters that go on training, by name."""
 
     @model_validator(mode="after")
     def _objectives_exist(self) -> StageConfig:

@@ -15,6 +15,7 @@ from unimodel.training.checkpoint import list_checkpoints, load_checkpoint
 
 SETTINGS = (
     "stages.interactive.steps=20",
+    "stages.interactive.optimizer.kind=adamw",
     "stages.interactive.optimizer.epsilon=0.05",
     "stages.interactive.optimizer.learning_rate=0.02",
     "stages.interactive.optimizer.gradient_clip=100.0",
@@ -56,6 +57,16 @@ def test_two_processes_train_like_one(zero: int, tmp_path: Path) -> None:
     result = command("train", str(two.config_file), ranks=2)
     assert result.returncode == 0, result.stderr
     require_equal_losses(trained(tmp_path / "one", f"engine.zero={zero}"), two)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_two_processes_train_like_one_with_muon(zero: int, tmp_path: Path) -> None:
+    """Shards of one matrix lie on both ranks; orthogonalised apart, they would be another update."""
+    settings = (f"engine.zero={zero}", "stages.interactive.optimizer.kind=muon")
+    two = interactive(tmp_path / "two", *settings)
+    result = command("train", str(two.config_file), ranks=2)
+    assert result.returncode == 0, result.stderr
+    require_equal_losses(trained(tmp_path / "one", *settings), two)
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])

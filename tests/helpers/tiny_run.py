@@ -81,6 +81,7 @@ CONFIG: dict[str, Any] = {
             "number": 3,
             "steps": 7,
             "carry_optimizer": True,
+            "optimizer": {"kind": "muon"},
             "mixture": [
                 {"sequence": "interaction", "objective": "frames", "frames": 4, "share": 3.0},
                 {"sequence": "image_to_text", "objective": "caption"},

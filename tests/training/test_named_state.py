@@ -44,10 +44,12 @@ class Trainer:
     precision: str = "fp32"
     frozen: tuple[str, ...] = ()
     weights: Tensors = field(default_factory=dict)
+    kind: str = "adamw"
 
     def __post_init__(self) -> None:
         run = shared_run()
-        self.stage = run.config.stages["interactive"]
+        stage = run.config.stages["interactive"]
+        self.stage = stage.model_copy(update={"optimizer": stage.optimizer.model_copy(update={"kind": self.kind})})
         self.bundle = load_run_bundle(run.run)
         settings = EngineConfig(zero=self.zero, precision=self.precision)  # pyright: ignore[reportArgumentType]
         device = start_process_group(settings)

@@ -22,6 +22,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone
 from unimodel.config import EngineConfig, StageConfig
+from unimodel.training.muon import Muon
 
 NEVER = 1 << 60
 
@@ -107,15 +108,25 @@ def build_engine(backbone: Backbone, config: EngineConfig, stage: StageConfig, d
 
 
 def _build_optimizer(backbone: Backbone, stage: StageConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only; embeddings, norms and biases are left alone."""
-    decay, rest = [], []
+    """AdamW, or Muon for the hidden matrices. Weight decay is for matrices only; embeddings, norms and biases are left
+    alone."""
+    settings = stage.optimizer
+    hidden, decayed, rest = [], [], []
     for name, parameter in backbone.named_parameters():
-        if parameter.requires_grad:
-            (decay if parameter.ndim >= 2 and "embed" not in name else rest).append(parameter)
-    groups = [{"params": decay, "weight_decay": stage.optimizer.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=stage.optimizer.learning_rate,
-        betas=(stage.optimizer.beta1, stage.optimizer.beta2),
-        eps=stage.optimizer.epsilon,
-    )
+        if not parameter.requires_grad:
+            continue
+        outer = "embed" in name or "lm_head" in name
+        if settings.kind == "muon" and parameter.ndim == 2 and not outer:
+            hidden.append(parameter)
+        else:
+            (decayed if parameter.ndim >= 2 and "embed" not in name else rest).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "weight_decay": settings.weight_decay, "orthogonal": True},
+        {"params": decayed, "weight_decay": settings.weight_decay, "orthogonal": False},
+        {"params": rest, "weight_decay": 0.0, "orthogonal": False},
+    ]
+    groups = [group for group in groups if group["params"]]
+    adamw = {"lr": settings.learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.epsilon}
+    if settings.kind == "muon":
+        return Muon(groups, momentum=settings.momentum, **adamw)
+    return torch.optim.AdamW(groups, **adamw)

@@ -22,7 +22,11 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from unimodel.training.layout import Master, masters
+from unimodel.training.muon import Muon
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of Adam; hidden matrices under Muon have the first only."""
 AVERAGE = "ema"
 
 
@@ -33,34 +37,38 @@ class NamedState:
         self._engine = engine
         self._zero = engine.zero_optimization_stage()
         self._inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
-        self._plain_masters = self._find_plain_masters() if self._zero == 0 else {}
+        self._masters = masters(engine)
+        self._master_of = {id(parameter): master for master in self._masters for parameter in master.parameters}
+        if isinstance(self._inner, Muon) and self._zero > 0:
+            self._inner.pieces = {master.tensor: master.pieces for master in self._masters}
 
     def initialise(self, step: int, with_average: bool) -> None:
         """Creates empty optimizer state at `step` optimizer steps, before anything is set or trained."""
-        for master in self._masters():
-            state = {"step": torch.tensor(float(step)), **{key: torch.zeros_like(master) for key in MOMENTS}}
+        for master in self._masters:
+            state = {"step": torch.tensor(float(step))}
+            state |= {key: torch.zeros_like(master.tensor) for key in _moments(master)}
             if with_average:
-                state[AVERAGE] = master.detach().clone()
-            self._inner.state[master] = state
+                state[AVERAGE] = master.tensor.detach().clone()
+            self._inner.state[master.tensor] = state
         if self._zero in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def update_average(self, decay: float) -> None:
         """Moves the average towards the weights, on each rank for the shard that it owns."""
-        for master in self._masters():
-            self._inner.state[master][AVERAGE].lerp_(master.detach(), 1 - decay)
+        for master in self._masters:
+            self._inner.state[master.tensor][AVERAGE].lerp_(master.tensor.detach(), 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
         """Full fp32 weights of every parameter, frozen ones too, on CPU."""
         return {name: self._get(parameter, None) for name, parameter in self._parameters()}
 
     def optimizer_state(self, keys: tuple[str, ...]) -> dict[str, Tensor]:
-        """`NAME.KEY` -> full fp32 tensor on CPU, for every trained parameter."""
+        """`NAME.KEY` -> full fp32 tensor on CPU, for every trained parameter and those of `keys` that it has."""
         return {
             f"{name}.{key}": self._get(parameter, key)
             for name, parameter in self._parameters()
             if parameter.requires_grad
-            for key in keys
+            for key in self._keys(parameter, keys)
         }
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -70,18 +78,26 @@ class NamedState:
                 self._set(parameter, weights[name], None)
 
     def set_optimizer_state(self, state: Mapping[str, Tensor], keys: tuple[str, ...]) -> list[str]:
-        """Sets what `state` has for the trained parameters; returns the names that it does not have."""
+        """Sets what `state` has for the trained parameters; returns the names that it does not have.
+
+        A parameter gets all of its `keys` or none: Adam's first moment over an empty second one would be a leap.
+        """
         missing = []
         for name, parameter in self._parameters():
             if not parameter.requires_grad:
                 continue
-            for key in keys:
-                value = state.get(f"{name}.{key}")
-                if value is None or value.shape != self._shape(parameter):
-                    missing.append(f"{name}.{key}")
-                else:
+            needed = self._keys(parameter, keys)
+            values = {key: state[f"{name}.{key}"] for key in needed if f"{name}.{key}" in state}
+            fitting = {key: value for key, value in values.items() if value.shape == self._shape(parameter)}
+            missing += [f"{name}.{key}" for key in needed if key not in fitting]
+            if len(fitting) == len(needed):
+                for key, value in fitting.items():
                     self._set(parameter, value, key)
         return missing
+
+    def _keys(self, parameter: nn.Parameter, keys: tuple[str, ...]) -> tuple[str, ...]:
+        master = self._master_of[id(parameter)]
+        return tuple(key for key in keys if key not in MOMENTS or key in _moments(master))
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._engine.module.named_parameters())
@@ -89,28 +105,12 @@ class NamedState:
     def _shape(self, parameter: nn.Parameter) -> torch.Size:
         return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
-    def _masters(self) -> list[Tensor]:
-        """The fp32 tensors that the inner optimizer updates on this rank."""
-        if self._zero == 3:
-            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
-        if self._zero in (1, 2):
-            return list(self._engine.optimizer.single_partition_of_fp32_groups)
-        return list(self._plain_masters.values())
-
-    def _find_plain_masters(self) -> dict[int, Tensor]:
-        """ZeRO 0: parameter id -> its fp32 master, which is the parameter itself in fp32."""
-        optimizer = self._engine.optimizer
-        if not hasattr(optimizer, "fp32_groups"):
-            return {id(p): p for group in optimizer.param_groups for p in group["params"]}
-        pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-        return {id(low): high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
-
     def _get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         if not parameter.requires_grad:
             with GatheredParameters([parameter], enabled=self._zero == 3):
                 return parameter.detach().float().cpu().clone()
         if self._zero == 0:
-            master = self._plain_masters[id(parameter)]
+            master = self._master_of[id(parameter)].tensor
             value = master if key is None else self._inner.state[master][key]
         else:
             value = (
@@ -122,7 +122,7 @@ class NamedState:
     def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
         value = value.to(parameter.device, torch.float32)
         if self._zero == 0:
-            master = self._plain_masters[id(parameter)]
+            master = self._master_of[id(parameter)].tensor
             (master.data if key is None else self._inner.state[master][key]).copy_(value)
         elif self._zero in (1, 2):
             if key is None:
@@ -144,3 +144,7 @@ class NamedState:
         piece = value.flatten()[rank * size : (rank + 1) * size]
         padded[: len(piece)] = piece
         return padded
+
+
+def _moments(master: Master) -> tuple[str, ...]:
+    return MOMENTS[:1] if master.group.get("orthogonal") else MOMENTS
