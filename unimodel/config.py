@@ -133,6 +133,8 @@ class MaskedConfig(Settings):
     single_span_fraction: Fraction = 0.0
     """Share of samples that hide tokens of one span only (a caption, a frame, an action) and show the others whole:
     what one says of another is learnt several times sooner from a clean view than from one with holes everywhere."""
+    single_span_shares: ModalityWeights = {}
+    """How often that span is one of a modality, against 1 for the modalities not named."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of frame tokens that differ from the same place one frame earlier; others weigh 1."""
     attention: Literal["document", "span"] = "document"
@@ -141,7 +143,7 @@ class MaskedConfig(Settings):
     condition_dropout_fraction: Fraction = 0.0
     """Share of samples whose CONDITION text is hidden behind MASK, for classifier-free guidance."""
 
-    _known_modalities = field_validator("modality_weights")(_check_modalities)
+    _known_modalities = field_validator("modality_weights", "single_span_shares")(_check_modalities)
 
     @model_validator(mode="after")
     def _bound_stays_a_bound(self) -> MaskedConfig:

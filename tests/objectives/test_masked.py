@@ -145,6 +145,18 @@ def test_single_span_hides_one_span_and_changes_weigh_more() -> None:
     assert asked == set(targets)
 
 
+def test_a_single_span_is_of_a_modality_as_often_as_its_share_says() -> None:
+    """A clip has one caption, one action and two frames: with action 6 and image 0.5, shares of 1 : 6 : 0.5 : 0.5."""
+    config = settings(weight="uniform", single_span_fraction=1.0, single_span_shares={"action": 6.0, "image": 0.5})
+    sequence, rng, rounds = BUILDER.clip(toy_episode(3), 1), np.random.default_rng(0), 2000
+    count = {Modality.TEXT: 0, Modality.ACTION: 0, Modality.IMAGE: 0}
+    for _ in range(rounds):
+        result = corrupt_masked(sequence, VOCABULARY, config, 0, rng)
+        count[Modality(result.modality[result.target != NO_TARGET][0])] += 1
+    assert count[Modality.ACTION] / rounds == pytest.approx(6 / 8, abs=0.04)
+    assert count[Modality.TEXT] / rounds == pytest.approx(1 / 8, abs=0.03)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_count_probabilities_sum_to_one(schedule: str, n: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +23,8 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 REQUIRED_PSNR = 30.0
 MASK_RATES = (0.15, 0.5, 0.85)
+CLIPS_PER_EPISODE = 3
+"""A clip holds a single action; fewer clips would leave its accuracy to luck."""
 ROWS_AT_ONCE = 32
 
 
@@ -62,8 +65,8 @@ def evaluate_masked(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
     builder, vocabulary = loaded.bundle.builder, loaded.bundle.vocabulary
     asked, answers = [], []
     for episode in held_out.tokens:
-        for rate in MASK_RATES:
-            rng = keyed_generator("evaluate masked", episode.key, str(rate))
+        for rate, number in itertools.product(MASK_RATES, range(CLIPS_PER_EPISODE)):
+            rng = keyed_generator("evaluate masked", episode.key, str(rate), number)
             sequence = builder.clip(episode, int(rng.integers(episode.num_frames - 1)))
             hidden = (sequence.role() == Role.TARGET) & (rng.random(len(sequence)) < rate)
             whole = np.zeros(len(sequence), dtype=np.int64)

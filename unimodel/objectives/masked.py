@@ -56,7 +56,8 @@ def corrupt_masked(
     maskable = np.flatnonzero(role == Role.TARGET)
     if config.single_span_fraction and rng.random() < config.single_span_fraction:
         targets = [span for span in sequence.spans if span.role is Role.TARGET]
-        only = targets[int(rng.integers(len(targets)))]
+        shares = modality_weights(config.single_span_shares)[[span.modality for span in targets]].astype(np.float64)
+        only = targets[int(rng.choice(len(targets), p=shares / shares.sum()))]
         maskable = np.arange(only.start, only.stop)
     hidden, weight = draw_mask(len(maskable), config, rng)
     if rng.random() < config.whole_modality_fraction:
