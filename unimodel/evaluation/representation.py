@@ -23,7 +23,7 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 REQUIRED_PSNR = 30.0
 MASK_RATES = (0.15, 0.5, 0.85)
-CLIPS_PER_EPISODE = 3
+CLIPS_PER_EPISODE = 2
 """A clip holds a single action; fewer clips would leave its accuracy to luck."""
 ROWS_AT_ONCE = 32
 
