@@ -6,7 +6,7 @@ PYTEST ?= pytest -n 2 --dist loadfile
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet -c constraints.txt
 LOCKED := pyproject.toml constraints.txt
-CODE := unimodel data_pipelines launch tests
+CODE := unimodel data_pipelines launch tests benchmarks
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export HF_HUB_OFFLINE := 1
@@ -38,7 +38,6 @@ format: $(VENV)/.installed-dev ## apply the format and the safe fixes
 	ruff format $(CODE)
 
 bench: $(VENV)/.installed-bench ## speed and memory, side by side with peers
-	@ls benchmarks/*.py >/dev/null 2>&1 || echo "benchmarks/ holds no benchmark yet"
 	@for file in $(wildcard benchmarks/*.py); do echo "== $$file"; python "$$file" || exit 1; done
 
 clean: ## remove .venv and caches; runs/ and data/ stay

@@ -8,7 +8,7 @@ run, in every checkpoint and in every export, and is enough to rebuild all of th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -99,11 +99,14 @@ ModalityWeights = dict[str, PositiveFloat]
 """Loss weight per token of a modality, 1 where not named: one action among 128 image tokens is easily overlooked."""
 
 
-def _check_modalities(weights: ModalityWeights) -> ModalityWeights:
+NamesT = TypeVar("NamesT", ModalityWeights, tuple[str, ...])
+
+
+def _check_modalities(names: NamesT) -> NamesT:
     known = [modality.label for modality in Modality]
-    if unknown := [name for name in weights if name not in known]:
+    if unknown := [name for name in names if name not in known]:
         raise ValueError(f"unknown modality '{unknown[0]}'; known: {', '.join(known)}")
-    return weights
+    return names
 
 
 class NextTokenConfig(Settings):
@@ -128,13 +131,13 @@ class MaskedConfig(Settings):
     weight: Literal["elbo", "uniform"] = "uniform"
     """elbo gives the likelihood bound (1/r for linear); uniform is MaskGIT's mean over masked tokens."""
     modality_weights: ModalityWeights = {}
+    modalities: tuple[str, ...] = ()
+    """Hide tokens of these modalities only and show the rest, such as the action between two frames; empty: any."""
     whole_modality_fraction: Fraction = 0.0
     """Share of samples in which one modality is masked completely (UniDisc)."""
     single_span_fraction: Fraction = 0.0
     """Share of samples that hide tokens of one span only (a caption, a frame, an action) and show the others whole:
     what one says of another is learnt several times sooner from a clean view than from one with holes everywhere."""
-    single_span_shares: ModalityWeights = {}
-    """How often that span is one of a modality, against 1 for the modalities not named."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of frame tokens that differ from the same place one frame earlier; others weigh 1."""
     attention: Literal["document", "span"] = "document"
@@ -143,7 +146,7 @@ class MaskedConfig(Settings):
     condition_dropout_fraction: Fraction = 0.0
     """Share of samples whose CONDITION text is hidden behind MASK, for classifier-free guidance."""
 
-    _known_modalities = field_validator("modality_weights", "single_span_shares")(_check_modalities)
+    _known_modalities = field_validator("modality_weights", "modalities")(_check_modalities)
 
     @model_validator(mode="after")
     def _bound_stays_a_bound(self) -> MaskedConfig:

@@ -145,16 +145,19 @@ def test_single_span_hides_one_span_and_changes_weigh_more() -> None:
     assert asked == set(targets)
 
 
-def test_a_single_span_is_of_a_modality_as_often_as_its_share_says() -> None:
-    """A clip has one caption, one action and two frames: with action 6 and image 0.5, shares of 1 : 6 : 0.5 : 0.5."""
-    config = settings(weight="uniform", single_span_fraction=1.0, single_span_shares={"action": 6.0, "image": 0.5})
-    sequence, rng, rounds = BUILDER.clip(toy_episode(3), 1), np.random.default_rng(0), 2000
-    count = {Modality.TEXT: 0, Modality.ACTION: 0, Modality.IMAGE: 0}
-    for _ in range(rounds):
+def test_named_modalities_are_hidden_and_the_rest_is_shown() -> None:
+    """Inverse dynamics: the action of a clip, always, and nothing else; a clip without one asks for nothing."""
+    config = settings(weight="uniform", modalities=("action",))
+    episode, rng = toy_episode(3), np.random.default_rng(0)
+    sequence = BUILDER.clip(episode, 1)
+    for _ in range(10):
         result = corrupt_masked(sequence, VOCABULARY, config, 0, rng)
-        count[Modality(result.modality[result.target != NO_TARGET][0])] += 1
-    assert count[Modality.ACTION] / rounds == pytest.approx(6 / 8, abs=0.04)
-    assert count[Modality.TEXT] / rounds == pytest.approx(1 / 8, abs=0.03)
+        assert (result.modality[result.target != NO_TARGET] == Modality.ACTION).all()
+        assert ((result.target != NO_TARGET) == (sequence.modality() == Modality.ACTION)).all()
+        assert (result.input_ids != sequence.ids).sum() == 1
+    last = BUILDER.clip(episode, episode.num_frames - 1)
+    result = corrupt_masked(last, VOCABULARY, config, 0, rng)
+    assert (result.target == NO_TARGET).all() and (result.input_ids == last.ids).all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64])

@@ -34,7 +34,9 @@ def count_probability(k: np.ndarray, n: int, schedule: str) -> np.ndarray:
 
 
 def draw_mask(num_tokens: int, config: MaskedConfig, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """bool [num_tokens] of hidden tokens and the loss weight of each of them."""
+    """bool [num_tokens] of hidden tokens and the loss weight of each of them; at least one, if there is any."""
+    if num_tokens == 0:
+        return np.zeros(0, dtype=bool), 0.0
     u = rng.random()
     rate = mask_rate(u, config.schedule)
     if config.mask_count == "fixed":
@@ -56,9 +58,11 @@ def corrupt_masked(
     maskable = np.flatnonzero(role == Role.TARGET)
     if config.single_span_fraction and rng.random() < config.single_span_fraction:
         targets = [span for span in sequence.spans if span.role is Role.TARGET]
-        shares = modality_weights(config.single_span_shares)[[span.modality for span in targets]].astype(np.float64)
-        only = targets[int(rng.choice(len(targets), p=shares / shares.sum()))]
+        only = targets[int(rng.integers(len(targets)))]
         maskable = np.arange(only.start, only.stop)
+    if config.modalities:
+        asked = [m for m in Modality if m is not Modality.SPECIAL and m.label in config.modalities]
+        maskable = maskable[np.isin(modality[maskable], asked)]
     hidden, weight = draw_mask(len(maskable), config, rng)
     if rng.random() < config.whole_modality_fraction:
         hidden |= modality[maskable] == rng.choice(np.unique(modality[maskable]))
