@@ -184,8 +184,8 @@ class MixtureEntry(Settings):
     """Name of one of the stage's objectives."""
     share: PositiveFloat = 1.0
     """Samples of this entry per sample of an entry of share 1."""
-    frames: PositiveInt = 6
-    """Frames per sample; only `interaction` uses it."""
+    frames: PositiveInt = 2
+    """Most frames per sample of `clip` and `interaction`."""
 
 
 class OptimizerConfig(Settings):

@@ -64,7 +64,7 @@ def corrupt_masked(
         asked = [m for m in Modality if m is not Modality.SPECIAL and m.label in config.modalities]
         maskable = maskable[np.isin(modality[maskable], asked)]
     hidden, weight = draw_mask(len(maskable), config, rng)
-    if rng.random() < config.whole_modality_fraction:
+    if rng.random() < config.whole_modality_fraction and len(maskable):
         hidden |= modality[maskable] == rng.choice(np.unique(modality[maskable]))
 
     input_ids = sequence.ids.copy()

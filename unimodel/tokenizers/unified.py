@@ -3,7 +3,7 @@
 A frame is always `<|image|>` and its codes; in episodes the action that led to it stands in front (the first frame has
 `<|no_action|>`, as has any frame whose action is unknown) and the reward and done flag that came with it follow:
 
-    clip            ruler | bos caption eos | frame t | action t, frame t+1              everything is a target
+    clip            ruler | bos caption eos | frame | (action, frame) ...                 everything is a target
     text_to_image   ruler | bos caption eos | frame                                      the frame is the target
     image_to_text   ruler | frame | bos caption eos                                      the caption is the target
     interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  frames, outcomes are targets
@@ -53,15 +53,15 @@ class SequenceBuilder:
         self.vocabulary = vocabulary
         self.bos_id, self.eos_id = bos_id, eos_id
 
-    def clip(self, episode: TokenisedEpisode, frame: int) -> TokenSequence:
-        """Caption, frame, action and next frame around `frame` (the last frame has no successor and stands alone)."""
-        parts = self._ruler(episode.frames[frame])
-        self._text(parts, episode.captions[frame], Role.TARGET)
-        self._frame(parts, episode.frames[frame], Role.TARGET)
-        if frame + 1 < episode.num_frames:
-            self._action(parts, int(episode.actions[frame]), Role.TARGET, time=1)
-            self._frame(parts, episode.frames[frame + 1], Role.TARGET, time=1)
-        return parts.sequence(f"{episode.key}/clip/{frame}")
+    def clip(self, episode: TokenisedEpisode, start: int, frames: int = 2) -> TokenSequence:
+        """The caption of frame `start`, that frame, and up to `frames` - 1 steps (the last frame stands alone)."""
+        parts = self._ruler(episode.frames[start])
+        self._text(parts, episode.captions[start], Role.TARGET)
+        self._frame(parts, episode.frames[start], Role.TARGET)
+        for time, frame in enumerate(range(start + 1, min(start + frames, episode.num_frames)), start=1):
+            self._action(parts, int(episode.actions[frame - 1]), Role.TARGET, time)
+            self._frame(parts, episode.frames[frame], Role.TARGET, time)
+        return parts.sequence(f"{episode.key}/clip/{start}")
 
     def text_to_image(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
         """A caption as the prompt of an image [rows, columns]."""

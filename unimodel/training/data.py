@@ -36,16 +36,16 @@ class StageData:
     def _sequence(self, entry: MixtureEntry, episode: TokenisedEpisode, choice: int) -> TokenSequence:
         """`choice` picks the frame, or the first frame of a window, of the episode."""
         frame = choice % episode.num_frames
+        start = choice % max(1, episode.num_frames - entry.frames + 1)
         match entry.sequence:
             case "clip":
-                return self._builder.clip(episode, frame)
+                return self._builder.clip(episode, start, entry.frames)
             case "text_to_image":
                 return self._builder.text_to_image(episode.captions[frame], episode.frames[frame], episode.key)
             case "image_to_text":
                 return self._builder.image_to_text(episode.frames[frame], episode.captions[frame], episode.key)
             case "interaction":
-                starts = max(1, episode.num_frames - entry.frames + 1)
-                return self._builder.interaction(episode, choice % starts, entry.frames)
+                return self._builder.interaction(episode, start, entry.frames)
 
     def stream(self, state: StreamState, rank: int, num_ranks: int, pad_id: int) -> PackedStream:
         """This rank's batches from `state` on."""
