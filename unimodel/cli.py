@@ -241,7 +241,7 @@ def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     from unimodel.errors import RunError, Stopped
 
-    # Read when torch loads OpenMP: a waiting thread spins for some 50 us, then sleeps. Spinning for ever makes steps
+    # Read when torch loads OpenMP: a waiting thread spins briefly, then sleeps. Spinning for ever makes steps
     # ten times slower as soon as another process wants a core, sleeping at once a quarter slower on a free machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:

@@ -11,6 +11,9 @@ import pytest
 import torch
 from test_named_state import EMBEDDING, Trainer, equal, furthest
 
+from unimodel.config import EngineConfig
+from unimodel.training.engine import start_process_group
+from unimodel.training.layout import Piece
 from unimodel.training.muon import Muon, orthogonalised
 
 HIDDEN = "decoder.model.layers.1.mlp.up_proj.weight"
@@ -48,6 +51,17 @@ def test_steps_agree_with_torch() -> None:
         moved, moved_there = ours.detach() - before, theirs.detach() - before
         assert (moved - moved_there).norm() < 0.02 * moved.norm()
         theirs.data.copy_(ours.data)
+
+
+def test_a_rank_that_holds_nothing_of_a_matrix_takes_part_and_changes_nothing() -> None:
+    """With more ranks than matrices some hold padding only; they must still join the gathering."""
+    start_process_group(EngineConfig())
+    padding = torch.nn.Parameter(torch.ones(4))
+    optimizer = Muon([{"params": [padding], "weight_decay": 0.0, "orthogonal": True}], momentum=0.9, lr=0.1)
+    optimizer.pieces = {padding: (Piece(torch.Size((3, 4)), 12, 0, 0),)}
+    padding.grad = torch.zeros(4)
+    optimizer.step()
+    assert torch.equal(padding.detach(), torch.ones(4))
 
 
 def test_an_update_has_the_size_of_an_adamw_update() -> None:

@@ -3,7 +3,7 @@
 A frame is always `<|image|>` and its codes; in episodes the action that led to it stands in front (the first frame has
 `<|no_action|>`, as has any frame whose action is unknown) and the reward and done flag that came with it follow:
 
-    clip            ruler | bos caption eos | frame | (action, frame) ...                 everything is a target
+    clip            ruler | bos caption eos | frame | (action, frame) ...                everything is a target
     text_to_image   ruler | bos caption eos | frame                                      the frame is the target
     image_to_text   ruler | frame | bos caption eos                                      the caption is the target
     interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  frames, outcomes are targets

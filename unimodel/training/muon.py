@@ -56,7 +56,10 @@ class Muon(torch.optim.AdamW):
         blended: dict[Tensor, Tensor] = {}
         for master in group["params"]:
             if master.grad is not None:
-                momentum = self.state[master].setdefault("exp_avg", torch.zeros_like(master))
+                state = self.state[master]
+                if "exp_avg" not in state:
+                    state["exp_avg"] = torch.zeros_like(master)
+                momentum = state["exp_avg"]
                 momentum.lerp_(master.grad, 1 - group["momentum"])
                 blended[master] = master.grad.lerp(momentum, group["momentum"]).flatten()  # Nesterov
                 master.mul_(1 - group["lr"] * group["weight_decay"])
@@ -67,7 +70,7 @@ class Muon(torch.optim.AdamW):
             if self.pieces:
                 dist.all_reduce(matrices)  # every element is held by one rank and 0 on all others
             mine = [i for i, (_, piece) in enumerate(batch) if piece.numel]
-            updates = orthogonalised(matrices[mine].view(-1, *shape)).flatten(1)
+            updates = orthogonalised(matrices[mine].view(len(mine), *shape)).flatten(1)
             step = -group["lr"] * 0.2 * math.sqrt(max(shape))
             for update, i in zip(updates, mine, strict=True):
                 master, piece = batch[i]
