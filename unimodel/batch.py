@@ -34,6 +34,9 @@ GRID_SPACING = 4
 neighbours of a small grid would look alike, and attention to "the same place one frame earlier" would take thousands
 of steps to sharpen."""
 
+STEP_MODALITIES = (Modality.ACTION, Modality.REWARD, Modality.DONE)
+"""Single tokens of a step, which stand at the corner of its picture."""
+
 
 class Role(IntEnum):
     """What an objective may do with a span."""
@@ -115,6 +118,8 @@ class TokenSequence:
                 positions[0, span.start : span.stop] = span.start
                 positions[1, span.start : span.stop] = np.repeat(np.arange(height), width) * GRID_SPACING
                 positions[2, span.start : span.stop] = np.tile(np.arange(width), height) * GRID_SPACING
+            if span.modality in STEP_MODALITIES:
+                positions[1:, span.start : span.stop] = 0
             if span.ruler:
                 positions[1:, span.start : span.stop] = np.arange(len(span)) * GRID_SPACING
         return positions

@@ -8,7 +8,7 @@ run, in every checkpoint and in every export, and is enough to rebuild all of th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -81,6 +81,8 @@ class BackboneConfig(Settings):
     docs/experiments.md)."""
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of the initial weights; about 1 / sqrt(hidden_size) suits small models."""
+    residual_scale: Annotated[float, Field(ge=0.0)] = 1.0
+    """Factor on the initial weights of what is added to the residual stream (attention and MLP outputs)."""
     pretrained: str | None = None
     """A local folder or Hub id to initialise from; its sizes replace the ones above and its vocabulary is extended."""
 
@@ -99,14 +101,11 @@ ModalityWeights = dict[str, PositiveFloat]
 """Loss weight per token of a modality, 1 where not named: one action among 128 image tokens is easily overlooked."""
 
 
-NamesT = TypeVar("NamesT", ModalityWeights, tuple[str, ...])
-
-
-def _check_modalities(names: NamesT) -> NamesT:
+def _check_modalities(weights: ModalityWeights) -> ModalityWeights:
     known = [modality.label for modality in Modality]
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in weights if name not in known]:
         raise ValueError(f"unknown modality '{unknown[0]}'; known: {', '.join(known)}")
-    return names
+    return weights
 
 
 class NextTokenConfig(Settings):
@@ -131,22 +130,21 @@ class MaskedConfig(Settings):
     weight: Literal["elbo", "uniform"] = "uniform"
     """elbo gives the likelihood bound (1/r for linear); uniform is MaskGIT's mean over masked tokens."""
     modality_weights: ModalityWeights = {}
-    modalities: tuple[str, ...] = ()
-    """Hide tokens of these modalities only and show the rest, such as the action between two frames; empty: any."""
     whole_modality_fraction: Fraction = 0.0
     """Share of samples in which one modality is masked completely (UniDisc)."""
     single_span_fraction: Fraction = 0.0
     """Share of samples that hide tokens of one span only (a caption, a frame, an action) and show the others whole:
     what one says of another is learnt several times sooner from a clean view than from one with holes everywhere."""
     changed_weight: PositiveFloat = 1.0
-    """Loss weight of frame tokens that differ from the same place one frame earlier; others weigh 1."""
+    """Loss weight of frame tokens that differ from the same place one frame earlier, and of actions that changed
+    anything; others weigh 1."""
     attention: Literal["document", "span"] = "document"
     """document: the whole sample is one bidirectional block. span: text stays causal, only images are blocks, so a
     caption in front becomes a prompt that cannot see the image."""
     condition_dropout_fraction: Fraction = 0.0
     """Share of samples whose CONDITION text is hidden behind MASK, for classifier-free guidance."""
 
-    _known_modalities = field_validator("modality_weights", "modalities")(_check_modalities)
+    _known_modalities = field_validator("modality_weights")(_check_modalities)
 
     @model_validator(mode="after")
     def _bound_stays_a_bound(self) -> MaskedConfig:
@@ -172,7 +170,18 @@ class DiffusionForcingConfig(Settings):
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
 
 
-ObjectiveConfig = Annotated[NextTokenConfig | MaskedConfig | DiffusionForcingConfig, Field(discriminator="kind")]
+class InverseDynamicsConfig(Settings):
+    """Which action was it? All actions of an `interaction` hidden, everything else shown."""
+
+    kind: Literal["inverse_dynamics"]
+    coefficient: PositiveFloat = 1.0
+    changed_weight: PositiveFloat = 1.0
+    """Loss weight of actions that changed anything; others weigh 1: which of them it was, the frames cannot tell."""
+
+
+ObjectiveConfig = Annotated[
+    NextTokenConfig | MaskedConfig | DiffusionForcingConfig | InverseDynamicsConfig, Field(discriminator="kind")
+]
 
 
 class MixtureEntry(Settings):
@@ -232,12 +241,27 @@ class StageConfig(Settings):
     carry_optimizer: bool = False
     """Keep the previous stage's optimizer state of the parameters that go on training, by name."""
 
+    @property
+    def skills(self) -> dict[str, int]:
+        """What the stage teaches -> the most frames that it sees at once. A skill is a kind of sequence, or "actions"
+        for telling them from frames."""
+        skills: dict[str, int] = {}
+        for entry in self.mixture:
+            skill = "actions" if self.objectives[entry.objective].kind == "inverse_dynamics" else entry.sequence
+            skills[skill] = max(skills.get(skill, 0), entry.frames)
+        return skills
+
     @model_validator(mode="after")
     def _objectives_exist(self) -> StageConfig:
         for entry in self.mixture:
             if entry.objective not in self.objectives:
                 raise ValueError(
                     f"objective '{entry.objective}' is not one of this stage's: {', '.join(self.objectives)}"
+                )
+            if self.objectives[entry.objective].kind == "inverse_dynamics" and entry.sequence != "interaction":
+                raise ValueError(
+                    f"objective '{entry.objective}' asks for actions: "
+                    f"its sequence must be interaction, not {entry.sequence}"
                 )
         return self
 

@@ -51,6 +51,16 @@ def test_attention_biases_and_the_width_of_initial_weights_reach_the_decoder(fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_residual_scale_shrinks_what_layers_add_and_nothing_else(family: str) -> None:
+    plain = of_family(family).decoder.state_dict()
+    for scale in (0.0, 0.25):
+        config = TINY_BACKBONE.model_copy(update={"family": family, "residual_scale": scale})
+        for name, value in build_decoder(config, VOCABULARY, 0).state_dict().items():
+            added = name.endswith(("o_proj.weight", "down_proj.weight"))
+            assert torch.equal(value, plain[name] * (scale if added else 1.0)), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_causal_text_has_the_logits_of_the_stock_decoder(family: str) -> None:
     """So an export answers plain `AutoModelForCausalLM` as it answered in training, positions and mask included."""
     backbone = of_family(family)

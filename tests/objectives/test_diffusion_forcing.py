@@ -60,7 +60,7 @@ def test_frames_have_independent_rates() -> None:
 
 def test_first_frame_and_actions_are_never_masked() -> None:
     config = settings(clean_fraction=0.0, full_fraction=1.0, context_noise_fraction=0.0)
-    given = SEQUENCE.role() != Role.TARGET
+    given = (SEQUENCE.role() != Role.TARGET) | (SEQUENCE.modality() == Modality.ACTION)
     for seed in range(50):
         sequence = corrupted(config, seed)
         assert (sequence.target[given] == NO_TARGET).all()
@@ -113,8 +113,11 @@ def test_changed_weight_falls_on_changed_tokens_only() -> None:
     assert elsewhere.any() and (sequence.weight[elsewhere] == 1.0).all()
 
 
-def test_frames_are_blocks_and_the_rest_is_causal() -> None:
+def test_frames_are_blocks_with_their_actions_and_the_rest_is_causal() -> None:
     block = corrupted(settings(), 0).block
-    numbers = [set(block[span.start : span.stop].tolist()) for span in FRAMES]
-    assert all(len(n) == 1 for n in numbers) and len(set.union(*numbers)) == len(FRAMES)
-    assert (block[SEQUENCE.modality() != Modality.IMAGE] == CAUSAL).all()
+    starts = [FRAMES[0].start, *(span.start - 2 for span in FRAMES[1:])]
+    members = [set(range(start, span.stop)) for start, span in zip(starts, FRAMES, strict=True)]
+    for number, places in enumerate(members):
+        assert {int(SEQUENCE.modality()[min(places)])} == {Modality.ACTION if number else Modality.IMAGE}
+        assert set(np.flatnonzero(block == block[min(places)]).tolist()) == places
+    assert (np.delete(block, sorted(set.union(*members))) == CAUSAL).all()

@@ -13,7 +13,7 @@ from toy_sequences import BOS_ID, BUILDER, EOS_ID, PAD_ID, VOCABULARY, toy_episo
 
 from data_pipelines.stream.order import Draw, Ingredient, MixtureOrder
 from data_pipelines.stream.packing import PackedStream
-from unimodel.batch import GRID_SPACING, CorruptedSequence, Role, Span, TokenSequence
+from unimodel.batch import GRID_SPACING, STEP_MODALITIES, CorruptedSequence, Role, Span, TokenSequence
 from unimodel.config import NextTokenConfig
 from unimodel.objectives.next_token import next_token
 from unimodel.tokenizers.action import reward_codes
@@ -80,7 +80,7 @@ def test_interaction_is_aligned(start: int, frames: int) -> None:
         assert codes(sequence, action).tolist() == [EPISODE.actions[step]]
         assert codes(sequence, reward).tolist() == [int(reward_codes(EPISODE.rewards[step]))]
         assert codes(sequence, done).tolist() == [int(EPISODE.done[step])]
-        assert action.role is Role.CONDITION and reward.role is done.role is Role.TARGET
+        assert action.role is reward.role is done.role is Role.TARGET
         assert action.time == frame.time == reward.time == done.time == number + 1
 
 
@@ -120,6 +120,8 @@ def test_positions_number_rows_and_columns_and_never_go_back_in_time(sequence: T
             rows, columns = np.divmod(np.arange(len(span)), span.grid[1])
             assert (here[1] == rows * GRID_SPACING).all() and (here[2] == columns * GRID_SPACING).all()
             assert (here[0] == span.start).all()
+        elif span.modality in STEP_MODALITIES:
+            assert (here[0] == np.arange(span.start, span.stop)).all() and (here[1:] == 0).all()
         elif not span.ruler:
             assert (here == np.arange(span.start, span.stop)).all(), "text is numbered as plain generation would"
 

@@ -53,6 +53,26 @@ def test_steps_agree_with_torch() -> None:
         theirs.data.copy_(ours.data)
 
 
+def test_rows_of_every_head_are_orthogonalised_by_themselves() -> None:
+    """As if each head had a matrix of its own; a weak head moves as far as a strong one."""
+    gradient = torch.randn(24, 40, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 9.0, 1e-3])[
+        :, None
+    ].repeat_interleave(8, dim=0)
+    whole = torch.nn.Parameter(torch.zeros(24, 40))
+    heads = [torch.nn.Parameter(torch.zeros(8, 40)) for _ in range(3)]
+    groups = [{"params": [whole], "weight_decay": 0.0, "orthogonal": True, "block_rows": 8}]
+    together = Muon(groups, momentum=0.9, lr=0.1)
+    apart = Muon([{"params": heads, "weight_decay": 0.0, "orthogonal": True}], momentum=0.9, lr=0.1)
+    whole.grad = gradient
+    for head, part in zip(heads, gradient.split(8), strict=True):
+        head.grad = part.clone()
+    together.step()
+    apart.step()
+    assert torch.allclose(whole, torch.cat(heads), atol=1e-6)
+    sizes = torch.stack([part.norm() for part in whole.detach().split(8)])
+    assert sizes.max() < 1.2 * sizes.min()
+
+
 def test_a_rank_that_holds_nothing_of_a_matrix_takes_part_and_changes_nothing() -> None:
     """With more ranks than matrices some hold padding only; they must still join the gathering."""
     start_process_group(EngineConfig())

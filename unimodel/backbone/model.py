@@ -18,6 +18,7 @@ from unimodel.config import BackboneConfig
 from unimodel.vocabulary import Vocabulary
 
 NEW_ROW_STD = 0.02
+RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")
 
 
 def huggingface_config(config: BackboneConfig, vocabulary: Vocabulary) -> Any:
@@ -60,7 +61,11 @@ def build_decoder(config: BackboneConfig, vocabulary: Vocabulary, seed: int) -> 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if config.pretrained is None:
-            return AutoModelForCausalLM.from_config(huggingface_config(config, vocabulary), dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(huggingface_config(config, vocabulary), dtype=torch.float32)
+            for name, parameter in model.named_parameters():
+                if name.endswith(RESIDUAL_OUTPUTS):
+                    parameter.data.mul_(config.residual_scale)
+            return model
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         old_rows = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
         if old_rows < vocabulary.size:

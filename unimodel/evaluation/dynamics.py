@@ -18,11 +18,11 @@ CONTEXT_FRAMES = 2
 
 def frame_sampler(loaded: LoadedRun) -> FrameSampler:
     """Steps worlds with the run's backbone, over the window that stage 3 trained on."""
-    windows = [entry.frames for entry in loaded.config.stages[loaded.stage].mixture if entry.sequence == "interaction"]
-    if not windows:
+    window = loaded.config.stages[loaded.stage].skills.get("interaction")
+    if window is None:
         raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
     settings = FillSettings(steps=loaded.config.evaluation.sampling_steps)
-    return FrameSampler(loaded.backbone, loaded.bundle.builder, loaded.bundle.pad_id, min(windows), settings)
+    return FrameSampler(loaded.backbone, loaded.bundle.builder, loaded.bundle.pad_id, window, settings)
 
 
 def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:

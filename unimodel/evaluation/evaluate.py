@@ -11,6 +11,7 @@ from unimodel.config_file import settings_of
 from unimodel.evaluation.dynamics import evaluate_branches, evaluate_rollouts
 from unimodel.evaluation.held_out import HeldOut, load_held_out
 from unimodel.evaluation.representation import (
+    evaluate_actions,
     evaluate_image_to_text,
     evaluate_masked,
     evaluate_text_to_image,
@@ -64,17 +65,19 @@ def _last_taught(config: RunConfig, finished: dict[str, int]) -> dict[str, set[s
     A skill is judged on the newest weights that were still trained for it: a model that forgot must not hide behind an
     older checkpoint, and one that was taught something else since is not expected to remember.
     """
-    last = {entry.sequence: stage for stage in finished for entry in config.stages[stage].mixture}
+    last = {skill: stage for stage in finished for skill in config.stages[stage].skills}
     return {stage: {skill for skill, at in last.items() if at == stage} for stage in finished if stage in last.values()}
 
 
 def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut) -> list[Row]:
-    """The rows of `skills` (kinds of sequence) with the weights at the end of `stage`."""
+    """The rows of `skills` with the weights at the end of `stage`."""
     loaded = load_run(path, stage)
     say(f"evaluating stage {stage}", log=loaded.run.log)
     rows: list[Row] = []
     if "clip" in skills:
         rows += evaluate_masked(loaded, held_out)
+    if "actions" in skills:
+        rows += evaluate_actions(loaded, held_out)
     if "text_to_image" in skills:
         rows.append(evaluate_text_to_image(loaded, held_out))
     if "image_to_text" in skills:

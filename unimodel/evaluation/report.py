@@ -91,7 +91,7 @@ class _Materials:
 
     def model_of(self, sequence: str) -> LoadedRun:
         """The last finished stage that was trained on `sequence`."""
-        taught = [name for name, s in self.config.ordered_stages if any(e.sequence == sequence for e in s.mixture)]
+        taught = [name for name, s in self.config.ordered_stages if sequence in s.skills]
         if not taught:
             raise FileNotFoundError(f"no stage of this run is trained on {sequence.replace('_', ' ')}")
         finished = finished_stages(RunFolder(self.path), taught)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,8 +22,6 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 REQUIRED_PSNR = 30.0
 MASK_RATES = (0.15, 0.5, 0.85)
-CLIPS_PER_EPISODE = 2
-"""A clip holds a single action; fewer clips would leave its accuracy to luck."""
 ROWS_AT_ONCE = 32
 
 
@@ -61,38 +58,58 @@ def evaluate_tokenizer(tokenizer: ImageTokenizer, held_out: HeldOut) -> tuple[li
 
 
 def evaluate_masked(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
-    """Accuracy on hidden tokens of held-out clips at mask rates .15, .5 and .85, per modality."""
+    """Accuracy on hidden text and image tokens of held-out clips at mask rates .15, .5 and .85."""
     builder, vocabulary = loaded.bundle.builder, loaded.bundle.vocabulary
     asked, answers = [], []
     for episode in held_out.tokens:
-        for rate, number in itertools.product(MASK_RATES, range(CLIPS_PER_EPISODE)):
-            rng = keyed_generator("evaluate masked", episode.key, str(rate), number)
+        for rate in MASK_RATES:
+            rng = keyed_generator("evaluate masked", episode.key, str(rate))
             sequence = builder.clip(episode, int(rng.integers(episode.num_frames - 1)))
             hidden = (sequence.role() == Role.TARGET) & (rng.random(len(sequence)) < rate)
             whole = np.zeros(len(sequence), dtype=np.int64)
             asked.append(replace(hide(read_only(sequence), hidden, vocabulary), block=whole))
             answers.append((sequence.ids[hidden], sequence.modality()[hidden]))
+    return _masked_rows(loaded, held_out, asked, answers, (Modality.TEXT, Modality.IMAGE))
+
+
+def evaluate_actions(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
+    """Accuracy on hidden actions of held-out windows at the same mask rates; all frames are shown."""
+    builder, vocabulary = loaded.bundle.builder, loaded.bundle.vocabulary
+    frames = loaded.config.stages[loaded.stage].skills["actions"]
+    asked, answers = [], []
+    for episode in held_out.tokens:
+        for rate in MASK_RATES:
+            rng = keyed_generator("evaluate actions", episode.key, str(rate))
+            start = int(rng.integers(max(1, episode.num_frames - frames + 1)))
+            sequence = builder.interaction(episode, start, frames)
+            hidden = (sequence.modality() == Modality.ACTION) & (rng.random(len(sequence)) < rate)
+            if hidden.any():
+                asked.append(hide(read_only(sequence), hidden, vocabulary))
+                answers.append((sequence.ids[hidden], sequence.modality()[hidden]))
+    return _masked_rows(loaded, held_out, asked, answers, (Modality.ACTION,))
+
+
+def _masked_rows(
+    loaded: LoadedRun,
+    held_out: HeldOut,
+    asked: list[CorruptedSequence],
+    answers: list[tuple[np.ndarray, np.ndarray]],
+    kinds: tuple[Modality, ...],
+) -> list[Row]:
+    """One row per modality of `kinds`; `answers` are the ids and modalities behind the masks of every sequence."""
     guesses = [
-        _best_ids(logits, modality, vocabulary)
+        _best_ids(logits, modality, loaded.bundle.vocabulary)
         for logits, (_, modality) in zip(_predict(loaded, asked), answers, strict=True)
     ]
     guess, answer = np.concatenate(guesses), np.concatenate([ids for ids, _ in answers])
-    modality = np.concatenate([kinds for _, kinds in answers])
+    modality = np.concatenate([modalities for _, modalities in answers])
     rows = []
-    for kind in (Modality.TEXT, Modality.IMAGE, Modality.ACTION):
+    for kind in kinds:
         here = modality == kind
         unigram = float(np.mean(answer[here] == held_out.most_frequent[kind]))
         accuracy = float(np.mean(guess[here] == answer[here]))
-        rows.append(
-            Row(
-                f"masked {kind.label} token accuracy",
-                loaded.stage,
-                accuracy,
-                unigram,
-                "most frequent token",
-                int(here.sum()),
-            )
-        )
+        name = f"masked {kind.label} token accuracy"
+        rows.append(Row(name, loaded.stage, accuracy, unigram, "most frequent token", int(here.sum())))
     return rows
 
 

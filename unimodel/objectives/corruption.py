@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from unimodel.batch import CorruptedSequence, TokenSequence
-from unimodel.config import DiffusionForcingConfig, MaskedConfig, NextTokenConfig, ObjectiveConfig
+from unimodel.config import (
+    DiffusionForcingConfig,
+    InverseDynamicsConfig,
+    MaskedConfig,
+    NextTokenConfig,
+    ObjectiveConfig,
+)
 from unimodel.objectives.diffusion_forcing import corrupt_frames
+from unimodel.objectives.inverse_dynamics import hide_actions
 from unimodel.objectives.masked import corrupt_masked
 from unimodel.objectives.next_token import next_token
 from unimodel.vocabulary import Vocabulary
@@ -23,3 +30,5 @@ def corrupt(
             return corrupt_masked(sequence, vocabulary, config, index, rng)
         case DiffusionForcingConfig():
             return corrupt_frames(sequence, vocabulary, config, index, rng)
+        case InverseDynamicsConfig():
+            return hide_actions(sequence, vocabulary, config, index)

@@ -54,7 +54,7 @@ def corrupt_frames(
     for span, rate in zip(targets, rates, strict=True):
         hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
     for span in sequence.spans:
-        if span.role is Role.TARGET and span.grid is None:
+        if span.role is Role.TARGET and span.modality in (Modality.REWARD, Modality.DONE):
             hidden[span.start : span.stop] = rng.random(len(span)) < OUTCOME_MASK_FRACTION
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
 

@@ -60,9 +60,6 @@ def corrupt_masked(
         targets = [span for span in sequence.spans if span.role is Role.TARGET]
         only = targets[int(rng.integers(len(targets)))]
         maskable = np.arange(only.start, only.stop)
-    if config.modalities:
-        asked = [m for m in Modality if m is not Modality.SPECIAL and m.label in config.modalities]
-        maskable = maskable[np.isin(modality[maskable], asked)]
     hidden, weight = draw_mask(len(maskable), config, rng)
     if rng.random() < config.whole_modality_fraction and len(maskable):
         hidden |= modality[maskable] == rng.choice(np.unique(modality[maskable]))
@@ -104,21 +101,32 @@ def modality_weights(weights: Mapping[str, float]) -> np.ndarray:
 
 
 def change_weights(sequence: TokenSequence, changed_weight: float) -> np.ndarray:
-    """float32 [n]: `changed_weight` at frame tokens that differ from the same place one frame earlier, 1 elsewhere.
+    """float32 [n]: `changed_weight` at frame tokens that differ from the same place one frame earlier and at actions
+    that changed anything, 1 elsewhere.
 
-    In most worlds hardly anything changes in a step; unweighted, copying is nearly the whole loss.
+    In most worlds hardly anything changes in a step; unweighted, copying is nearly the whole loss. And what an action
+    was that changed nothing, nobody can tell: its answer is noise.
     """
     weights = np.ones(len(sequence), dtype=np.float32)
+    is_action = sequence.modality() == Modality.ACTION
     frames = [span for span in sequence.spans if span.grid is not None]
     for before, span in zip(frames, frames[1:], strict=False):
         changed = sequence.ids[before.start : before.stop] != sequence.ids[span.start : span.stop]
         weights[span.start : span.stop][changed] = changed_weight
+        if changed.any():
+            between = slice(before.stop, span.start)
+            weights[between][is_action[between]] = changed_weight
     return weights
 
 
 def span_blocks(sequence: TokenSequence) -> np.ndarray:
-    """[n] block ids: every image is a block of its own, everything else is causal."""
+    """[n] block ids: every image is a block, together with the action that led to it; everything else is causal."""
     block = np.full(len(sequence), CAUSAL, dtype=np.int64)
-    for number, span in enumerate(span for span in sequence.spans if span.grid is not None):
-        block[span.start : span.stop] = number
+    number, start = 0, None
+    for span in sequence.spans:
+        if span.modality is Modality.ACTION:
+            start = span.start
+        if span.grid is not None:
+            block[span.start if start is None else start : span.stop] = number
+            number, start = number + 1, None
     return block

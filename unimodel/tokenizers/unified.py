@@ -6,7 +6,7 @@ A frame is always `<|image|>` and its codes; in episodes the action that led to 
     clip            ruler | bos caption eos | frame | (action, frame) ...                everything is a target
     text_to_image   ruler | bos caption eos | frame                                      the frame is the target
     image_to_text   ruler | frame | bos caption eos                                      the caption is the target
-    interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  frames, outcomes are targets
+    interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  all but mission and first frame
 
 The ruler is one coordinate token per row or column of the pictures (see `TokenSequence.position_ids`).
 
@@ -84,7 +84,7 @@ class SequenceBuilder:
         self._action(parts, None, Role.CONDITION)
         self._frame(parts, episode.frames[start], Role.CONDITION)
         for time, frame in enumerate(range(start + 1, min(start + frames, episode.num_frames)), start=1):
-            self._action(parts, int(episode.actions[frame - 1]), Role.CONDITION, time)
+            self._action(parts, int(episode.actions[frame - 1]), Role.TARGET, time)
             self._frame(parts, episode.frames[frame], Role.TARGET, time)
             self._outcome(parts, float(episode.rewards[frame - 1]), bool(episode.done[frame - 1]), time)
         return parts.sequence(f"{episode.key}/interaction/{start}")

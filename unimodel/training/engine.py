@@ -25,6 +25,8 @@ from unimodel.config import EngineConfig, StageConfig
 from unimodel.training.muon import Muon
 
 NEVER = 1 << 60
+BY_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+"""Matrices whose rows are those of one attention head after another."""
 
 # On CPU DeepSpeed compiles a shared-memory all-reduce for inference at start. Training never calls it, it needs a
 # compiler, and a process killed in mid-compile leaves a lock on which the next one waits for ever.
@@ -111,16 +113,18 @@ def _build_optimizer(backbone: Backbone, stage: StageConfig) -> torch.optim.Adam
     """AdamW, or Muon for the hidden matrices. Weight decay is for matrices only; embeddings, norms and biases are left
     alone."""
     settings = stage.optimizer
-    hidden, decayed, rest = [], [], []
+    heads, hidden, decayed, rest = [], [], [], []
     for name, parameter in backbone.named_parameters():
         if not parameter.requires_grad:
             continue
         outer = "embed" in name or "lm_head" in name
         if settings.kind == "muon" and parameter.ndim == 2 and not outer:
-            hidden.append(parameter)
+            (heads if name.endswith(BY_HEAD) else hidden).append(parameter)
         else:
             (decayed if parameter.ndim >= 2 and "embed" not in name else rest).append(parameter)
+    head_rows = backbone.decoder.config.head_dim
     groups: list[dict[str, Any]] = [
+        {"params": heads, "weight_decay": settings.weight_decay, "orthogonal": True, "block_rows": head_rows},
         {"params": hidden, "weight_decay": settings.weight_decay, "orthogonal": True},
         {"params": decayed, "weight_decay": settings.weight_decay, "orthogonal": False},
         {"params": rest, "weight_decay": 0.0, "orthogonal": False},

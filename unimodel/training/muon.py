@@ -30,12 +30,14 @@ ELEMENTS_AT_ONCE = 1 << 24
 
 class Muon(torch.optim.AdamW):
     """One optimizer to DeepSpeed. Groups with `orthogonal: True` hold hidden matrices (or flat shards of several, whose
-    `pieces` are set once the engine has laid them out) and use `momentum`; all others are AdamW's."""
+    `pieces` are set once the engine has laid them out) and use `momentum`; all others are AdamW's. Where a group has
+    `block_rows`, every so many rows of a matrix are orthogonalised by themselves: those of one attention head."""
 
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         for group in self.param_groups:
             group["momentum"] = momentum
+            group.setdefault("block_rows", 0)
         self.pieces: Mapping[Tensor, Sequence[Piece]] = {}
 
     @torch.no_grad()
@@ -70,8 +72,9 @@ class Muon(torch.optim.AdamW):
             if self.pieces:
                 dist.all_reduce(matrices)  # every element is held by one rank and 0 on all others
             mine = [i for i, (_, piece) in enumerate(batch) if piece.numel]
-            updates = orthogonalised(matrices[mine].view(len(mine), *shape)).flatten(1)
-            step = -group["lr"] * 0.2 * math.sqrt(max(shape))
+            block = (group["block_rows"] or shape[0], shape[1])
+            updates = orthogonalised(matrices[mine].view(-1, *block)).view(len(mine), -1)
+            step = -group["lr"] * 0.2 * math.sqrt(max(block))
             for update, i in zip(updates, mine, strict=True):
                 master, piece = batch[i]
                 here = update[piece.start : piece.start + piece.numel]
