@@ -162,9 +162,13 @@ def test_mixture_names_an_objective_that_exists(smallest: Path) -> None:
     assert "'draw'" in message and "fill" in message
 
 
-def test_two_stages_cannot_have_one_number(tmp_path: Path) -> None:
-    stage = SMALLEST.split("stages:\n")[1].replace("first:", "second:")
-    assert "stages must have different numbers, found [1, 1]" in refusal(write(tmp_path / "two.yaml", SMALLEST + stage))
+def test_parts_of_one_stage_run_in_the_order_of_the_file(tmp_path: Path) -> None:
+    stage = SMALLEST.split("stages:\n")[1]
+    parts = "".join(stage.replace("first:", f"{name}:") for name in ("zebra", "ape"))
+    config = load_config(write(tmp_path / "parts.yaml", SMALLEST + parts))
+    assert [name for name, _ in config.ordered_stages] == ["first", "zebra", "ape"]
+    again = load_config(write(tmp_path / "again.yaml", dump_config(config)))
+    assert [name for name, _ in again.ordered_stages] == ["first", "zebra", "ape"], "the stored config keeps the order"
 
 
 def test_stages_run_by_number_not_by_place(tmp_path: Path) -> None:

@@ -230,7 +230,8 @@ class StageConfig(Settings):
     """One stage of the road: which data, which corruption, how long."""
 
     number: PositiveInt
-    """Place on the road; stages run in this order."""
+    """Place on the road; stages run in this order. A stage may have several parts, one after another: the same number
+    under several names."""
     steps: PositiveInt
     mixture: Annotated[tuple[MixtureEntry, ...], Field(min_length=1)]
     objectives: Annotated[dict[str, ObjectiveConfig], Field(min_length=1)]
@@ -320,13 +321,6 @@ class RunConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @model_validator(mode="after")
-    def _stage_numbers_differ(self) -> RunConfig:
-        numbers = [stage.number for stage in self.stages.values()]
-        if len(set(numbers)) != len(numbers):
-            raise ValueError(f"stages must have different numbers, found {numbers}")
-        return self
-
     @property
     def folder(self) -> Path:
         """The run folder, `runs_folder/name`."""
@@ -334,4 +328,5 @@ class RunConfig(Settings):
 
     @property
     def ordered_stages(self) -> list[tuple[str, StageConfig]]:
+        """By number; parts of one stage in the order in which the file has them."""
         return sorted(self.stages.items(), key=lambda item: item[1].number)

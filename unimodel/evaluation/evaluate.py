@@ -25,6 +25,7 @@ from unimodel.training.checkpoint import stage_checkpoint
 from unimodel.training.loaded_run import load_run
 
 
+@torch.no_grad()
 def evaluate(path: Path) -> bool:
     """Evaluates every finished stage of a run into `evaluation.json` and `summary.json`; False when that was done for
     these very weights. Raises FileNotFoundError when no stage is finished."""
@@ -34,7 +35,6 @@ def evaluate(path: Path) -> bool:
     state = {"stages": finished, "evaluation": settings_of(config.evaluation)}
     if run.evaluation.exists() and read_json(run.evaluation).get("state") == state:
         return False
-    torch.set_grad_enabled(False)
     bundle = load_run_bundle(run)
     held_out = load_held_out(config, run, bundle.vocabulary, bundle.builder.eos_id)
     rows, codebook = evaluate_tokenizer(bundle.image, held_out)
