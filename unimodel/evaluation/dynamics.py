@@ -43,20 +43,22 @@ def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
         real = np.stack([e.frames[at] for e in tokens])
         last = np.stack([e.frames[CONTEXT_FRAMES - 1] for e in tokens])
         changed = real != last
-        constant = np.bincount(real[changed]).max() / changed.sum()
-        accuracy = float(np.mean(generated[changed] == real[changed]))
         pictures = np.stack([held_out.episodes[i].frames[at] for i in chosen])
         copied = np.stack([held_out.episodes[i].frames[CONTEXT_FRAMES - 1] for i in chosen])
         decoded = loaded.bundle.image.decode(generated)
-        rows += [
-            Row(
-                f"changed token accuracy, {ahead}",
-                loaded.stage,
-                accuracy,
-                float(constant),
-                "best constant (copying scores 0)",
-                int(changed.sum()),
-            ),
+        if changed.any():  # a coarse tokenizer may not show any change
+            constant = float(np.bincount(real[changed]).max() / changed.sum())
+            rows.append(
+                Row(
+                    f"changed token accuracy, {ahead}",
+                    loaded.stage,
+                    float(np.mean(generated[changed] == real[changed])),
+                    constant,
+                    "best constant (copying scores 0)",
+                    int(changed.sum()),
+                )
+            )
+        rows.append(
             Row(
                 f"next frame PSNR, {ahead}",
                 loaded.stage,
@@ -65,8 +67,8 @@ def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
                 "copy the last frame",
                 len(chosen),
                 "dB",
-            ),
-        ]
+            )
+        )
     return rows
 
 
