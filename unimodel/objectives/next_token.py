@@ -21,7 +21,7 @@ def next_token(sequence: TokenSequence, config: NextTokenConfig, index: int) -> 
     return CorruptedSequence(
         input_ids=sequence.ids,
         position_ids=sequence.position_ids(),
-        block=np.where(is_target, CAUSAL, span_blocks(sequence)),
+        block=np.where(role == Role.CONDITION, span_blocks(sequence), CAUSAL),
         stream=np.full(len(sequence), CLEAN, dtype=np.int64),
         target=target,
         weight=weight,

@@ -73,7 +73,8 @@ class Muon(torch.optim.AdamW):
                 dist.all_reduce(matrices)  # every element is held by one rank and 0 on all others
             mine = [i for i, (_, piece) in enumerate(batch) if piece.numel]
             block = (group["block_rows"] or shape[0], shape[1])
-            updates = orthogonalised(matrices[mine].view(-1, *block)).view(len(mine), -1)
+            blocks = matrices[mine].view(len(mine) * (shape[0] // block[0]), *block)
+            updates = orthogonalised(blocks).view(len(mine), shape.numel())
             step = -group["lr"] * 0.2 * math.sqrt(max(block))
             for update, i in zip(updates, mine, strict=True):
                 master, piece = batch[i]
