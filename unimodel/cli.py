@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -54,7 +54,7 @@ def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
 
     run = load_config(config, overrides)
     recording = Recording(seed=run.seed, **settings_of(run.data.recording))
-    with ProgressBar("recording episodes", recording.train_episodes + recording.validation_episodes) as bar:
+    with ProgressBar("recording episodes", sum(recording.splits.values())) as bar:
         worked = record_dataset(run.data.folder, recording, bar.advance)
     say(f"{'recorded' if worked else 'already recorded:'} {run.data.folder}")
 
@@ -92,13 +92,18 @@ def data_tokenize(config: ConfigFile, overrides: Overrides = None) -> None:
     from unimodel.config_file import load_config
     from unimodel.observe.progress import say
     from unimodel.run_folder import RunFolder
-    from unimodel.tokenizers.prepare import tokenise_dataset
+    from unimodel.tokenizers.finished import has_tokens
 
     settings = load_config(config, overrides)
     run = RunFolder(settings.folder)
     with run.locked():
-        worked = tokenise_dataset(settings, run)
-    say(f"{'tokenised' if worked else 'already tokenised:'} {run.tokens}")
+        if has_tokens(settings, run):
+            say(f"already tokenised: {run.tokens}")
+            return
+        from unimodel.tokenizers.prepare import tokenise_dataset
+
+        tokenise_dataset(settings, run)
+    say(f"tokenised {run.tokens}")
 
 
 @tokenizer_app.command("train")
@@ -107,13 +112,18 @@ def tokenizer_train(config: ConfigFile, overrides: Overrides = None) -> None:
     from unimodel.config_file import load_config
     from unimodel.observe.progress import say
     from unimodel.run_folder import RunFolder
-    from unimodel.tokenizers.prepare import train_tokenizers
+    from unimodel.tokenizers.finished import has_tokenizers
 
     settings = load_config(config, overrides)
     run = RunFolder(settings.folder)
     with run.locked():
-        worked = train_tokenizers(settings, run)
-    say(f"{'trained' if worked else 'already trained:'} {run.tokenizers}")
+        if has_tokenizers(settings, run):
+            say(f"already trained: {run.tokenizers}")
+            return
+        from unimodel.tokenizers.prepare import train_tokenizers
+
+        train_tokenizers(settings, run)
+    say(f"trained {run.tokenizers}")
 
 
 @app.command("train")
@@ -122,28 +132,43 @@ def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
     from contextlib import nullcontext
 
     from unimodel.config_file import load_config
+    from unimodel.observe.progress import say
     from unimodel.run_folder import RunFolder
+    from unimodel.training.finished import is_trained
 
     settings = load_config(config, overrides)
     run = RunFolder(settings.folder)
-    with run.locked() if os.environ.get("RANK", "0") == "0" else nullcontext():
+    is_main = os.environ.get("RANK", "0") == "0"
+    with run.locked() if is_main else nullcontext():
+        if is_trained(settings, run):
+            say(f"already trained: {run.path}", quiet=not is_main)
+            return
         from unimodel.training.train import train
 
         train(settings)
 
 
 @app.command("eval")
-def eval_command(run: RunPath) -> None:
+def eval_command(
+    run: RunPath,
+    split: Annotated[
+        Literal["validation", "test"], typer.Option(help="Held-out episodes: validation while choosing settings.")
+    ] = "test",
+) -> None:
     """Evaluate every finished stage on held-out episodes; print the table and write summary.json."""
-    from unimodel.evaluation.evaluate import evaluate
+    from unimodel.evaluation.finished import is_evaluated
     from unimodel.observe.progress import say
     from unimodel.run_folder import RunFolder
 
     folder = RunFolder(run)
-    folder.config()
+    config = folder.config()
     with folder.locked():
-        worked = evaluate(run)
-    say("evaluated" if worked else "already evaluated with these weights")
+        if is_evaluated(config, folder, split):
+            say("already evaluated with these weights")
+        else:
+            from unimodel.evaluation.evaluate import evaluate
+
+            evaluate(run, split)
     summary_command(run)
 
 
@@ -171,8 +196,16 @@ def summary_command(run: RunPath) -> None:
 @app.command("report")
 def report_command(run: RunPath) -> None:
     """Write report.html into the run folder: figures, curves, and generated frames beside real ones."""
-    from unimodel.evaluation.report import write_report
+    from unimodel.evaluation.finished import is_reported
     from unimodel.observe.progress import say
+    from unimodel.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.config()
+    if is_reported(folder):
+        say(f"already up to date; delete it to make it again: {folder.report}")
+        return
+    from unimodel.evaluation.report import write_report
 
     say(f"report: {write_report(run)}")
 
@@ -226,11 +259,18 @@ def export_command(
     private: Annotated[bool, typer.Option(help="Make the pushed repository private.")] = False,
 ) -> None:
     """Write the run as a Hugging Face folder, reload it in a clean process and compare; optionally push it."""
-    from unimodel.export.folder import export_run
+    from unimodel.export.finished import is_exported
     from unimodel.observe.progress import say
+    from unimodel.run_folder import RunFolder
 
-    worked = export_run(run, out)
-    say(f"{'exported, reloaded in a clean process, logits equal:' if worked else 'already exported:'} {out}")
+    folder = RunFolder(run)
+    if is_exported(folder.config(), folder, out):
+        say(f"already exported: {out}")
+    else:
+        from unimodel.export.folder import export_run
+
+        export_run(run, out)
+        say(f"exported, reloaded in a clean process, logits equal: {out}")
     if push is not None:
         from unimodel.export.push import push_export
 

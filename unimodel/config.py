@@ -33,7 +33,9 @@ class RecordingConfig(Settings):
     """A MiniGrid or BabyAI id; the scripted bot needs a BabyAI level."""
     train_episodes: PositiveInt = 4000
     validation_episodes: PositiveInt = 100
-    """Held out: seeds that training never sees."""
+    """Held out for choosing settings: seeds that training never sees."""
+    test_episodes: PositiveInt = 100
+    """Held out for the figures that are told to others: looked at once the settings stand."""
     max_steps: PositiveInt = 16
     """Longest episode, in environment steps."""
     random_action_fraction: Fraction = 0.6
@@ -284,7 +286,7 @@ class CheckpointConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Sizes of `unimodel eval`; the held-out episodes themselves are the validation shards."""
+    """Sizes of `unimodel eval`; the episodes themselves are the shards of `test` (or `--split validation`)."""
 
     episodes: PositiveInt = 100
     branch_states: PositiveInt = 40
@@ -296,7 +298,7 @@ class EvaluationConfig(Settings):
 
 class DataConfig(Settings):
     folder: Path
-    """Holds `train/` and `validation/` with their shards and index."""
+    """Holds `train/`, `validation/` and `test/` with their shards and index."""
     recording: RecordingConfig = RecordingConfig()
 
 

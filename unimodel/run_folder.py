@@ -40,7 +40,7 @@ class RunFolder:
 
     @property
     def tokens(self) -> Path:
-        """Tokenised shards, `train/` and `validation/`."""
+        """Tokenised shards, one folder per split of the data."""
         return self.path / "tokens"
 
     @property

@@ -1,4 +1,4 @@
-"""Records a data set of episodes: train and validation shards, on all cores, continued where it was interrupted.
+"""Records a data set of episodes: shards of every split, on all cores, continued where it was interrupted.
 
 Every shard is one task, written whole or not at all, with its index entry beside it; a split's index is written last.
 Shard n holds the episodes of fixed seeds, so neither the number of processes nor an interruption changes a byte.
@@ -30,9 +30,12 @@ from data_pipelines.sources.minigrid import action_names, make_environment, reco
 from data_pipelines.sources.processes import run_tasks
 
 SEEDS_PER_RUN = 10_000_000
-VALIDATION_OFFSET = 5_000_000
-"""Environment seeds of a run with seed s: training takes s * 10 million + 0, 1, 2, ...; validation starts 5 million
-later. The two never meet below 5 million episodes a split, which is enforced, and two runs never share a seed."""
+SPLIT_SEEDS = {
+    "train": range(5_000_000),
+    "validation": range(5_000_000, 7_500_000),
+    "test": range(7_500_000, SEEDS_PER_RUN),
+}
+"""Environment seeds of a run with seed s, less s * 10 million: no two splits and no two runs share an episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +46,24 @@ class Recording:
     environment: str
     train_episodes: int
     validation_episodes: int
+    test_episodes: int
     max_steps: int
     random_action_fraction: float
     image_size: int
     episodes_per_shard: int
 
     def __post_init__(self) -> None:
-        for name in ("train_episodes", "validation_episodes"):
-            if getattr(self, name) > VALIDATION_OFFSET:
+        for split, episodes in self.splits.items():
+            if episodes > len(SPLIT_SEEDS[split]):
                 raise ValueError(
-                    f"{name} ({getattr(self, name)}) must be at most {VALIDATION_OFFSET}: the seeds of training and "
-                    "validation would overlap"
+                    f"{split}_episodes ({episodes}) must be at most {len(SPLIT_SEEDS[split])}: "
+                    "the seeds of two splits would overlap"
                 )
 
     @property
     def splits(self) -> dict[str, int]:
         """Episodes of every split."""
-        return {"train": self.train_episodes, "validation": self.validation_episodes}
+        return {"train": self.train_episodes, "validation": self.validation_episodes, "test": self.test_episodes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class ShardTask:
 def record_dataset(
     folder: Path, recording: Recording, progress: Callable[[int], None] | None = None, processes: int | None = None
 ) -> bool:
-    """Records `folder`/train and `folder`/validation; False, without any work, when they are complete already.
+    """Records `folder`/SPLIT of every split; False, without any work, when they are complete already.
 
     `progress(episodes)` is told of finished episodes shard by shard, those kept from an interruption first.
     `processes` is the number of worker processes, by default one per usable core.
@@ -107,7 +111,7 @@ def record_dataset(
 
 def shard_tasks(folder: Path, recording: Recording, split: str) -> list[ShardTask]:
     """Every shard of a split, in order."""
-    first = recording.seed * SEEDS_PER_RUN + (VALIDATION_OFFSET if split == "validation" else 0)
+    first = recording.seed * SEEDS_PER_RUN + SPLIT_SEEDS[split].start
     size, episodes = recording.episodes_per_shard, recording.splits[split]
     return [
         ShardTask(folder / f"{split}-{number:06d}.tar", first + start, min(size, episodes - start), recording)

@@ -19,6 +19,14 @@ CYCLE_DRAWS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class StreamState:
+    """Where a stream stands: the next row to give out is row `row` of window `window`."""
+
+    window: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ingredient:
     """One entry of a mixture: how many samples it has and its share of the draws."""
 

@@ -9,20 +9,11 @@ and goes on in the middle of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from data_pipelines.stream.order import Draw, MixtureOrder
+from data_pipelines.stream.order import Draw, MixtureOrder, StreamState
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
 WINDOW_DRAWS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """Where a stream stands: the next row to give out is row `row` of window `window`."""
-
-    window: int = 0
-    row: int = 0
 
 
 class PackedStream:

@@ -13,7 +13,7 @@ from data_pipelines.sources.recording import record_dataset
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Read-only: train (3 shards, 10 episodes) and validation (1 shard, 4 episodes)."""
+    """Read-only: train (3 shards, 10 episodes), validation (1 shard, 4 episodes), test (1 shard, 2 episodes)."""
     folder = tmp_path_factory.mktemp("recorded")
     assert record_dataset(folder, small_recording(), processes=1)
     return folder

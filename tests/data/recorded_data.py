@@ -15,6 +15,7 @@ def small_recording(**changes: object) -> Recording:
         "environment": ENVIRONMENT,
         "train_episodes": 10,
         "validation_episodes": 4,
+        "test_episodes": 2,
         "max_steps": 6,
         "random_action_fraction": 0.6,
         "image_size": 64,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from data_pipelines.sources.recording import Recording, record_dataset
 def test_two_processes_give_the_same_bytes_as_one(recorded: Path, tmp_path: Path) -> None:
     finished: list[int] = []
     assert record_dataset(tmp_path, small_recording(), finished.append, processes=2)
-    assert sum(finished) == 14
+    assert sum(finished) == 16
     assert contents(tmp_path) == contents(recorded)
 
 
@@ -43,7 +44,7 @@ def test_a_lost_shard_is_recorded_again_with_the_same_bytes(recorded: Path, copi
         (copied / "train/index.json").unlink()
     finished: list[int] = []
     assert record_dataset(copied, small_recording(), finished.append, processes=1)
-    assert sum(finished) == 14
+    assert sum(finished) == 16
     assert contents(copied) == contents(recorded)
 
 
@@ -70,7 +71,7 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     counted: list[int] = []
     monkeypatch.setattr(module, "record_episode", lambda *a, **k: counted.append(a[1]) or real(*a, **k))
     assert record_dataset(tmp_path, small_recording(), processes=1)
-    assert len(counted) == 10, "the first shard's four episodes are kept"
+    assert len(counted) == 12, "the first shard's four episodes are kept"
     assert contents(tmp_path) == contents(recorded)
 
 
@@ -85,22 +86,24 @@ def test_bad_settings_make_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_training_and_validation_share_no_seed_and_no_world(recorded: Path) -> None:
+def test_splits_share_no_seed_and_no_world(recorded: Path) -> None:
     seeds, worlds = {}, {}
-    for split in ("train", "validation"):
+    for split in module.SPLIT_SEEDS:
         reader = ShardReader(recorded / split)
         episodes = [decode_episode(*reader.read(number)) for number in range(len(reader))]
         seeds[split] = {episode.seed for episode in episodes}
         worlds[split] = {episode.frames[0].tobytes() for episode in episodes}
         assert [entry.attributes["num_frames"] for entry in reader.entries] == [len(e.frames) for e in episodes]
-    assert len(seeds["train"]) == 10 and len(seeds["validation"]) == 4
-    assert not seeds["train"] & seeds["validation"] and not worlds["train"] & worlds["validation"]
+    assert {split: len(seeds[split]) for split in seeds} == {"train": 10, "validation": 4, "test": 2}
+    for one, other in combinations(seeds, 2):
+        assert not seeds[one] & seeds[other] and not worlds[one] & worlds[other]
 
 
 def test_so_many_episodes_that_the_seeds_would_meet_are_refused() -> None:
-    small_recording(train_episodes=module.VALIDATION_OFFSET)
-    with pytest.raises(ValueError, match="train_episodes .* overlap"):
-        small_recording(train_episodes=module.VALIDATION_OFFSET + 1)
+    for split, seeds in module.SPLIT_SEEDS.items():
+        small_recording(**{f"{split}_episodes": len(seeds)})
+        with pytest.raises(ValueError, match=f"{split}_episodes .* overlap"):
+            small_recording(**{f"{split}_episodes": len(seeds) + 1})
 
 
 def test_a_full_disk_keeps_finished_shards(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ BLOCK = 512
 def test_a_sound_data_set_has_no_problems(recorded: Path) -> None:
     report = verify_dataset(recorded)
     assert report.ok, report.problems
-    assert (report.splits, report.num_shards, report.num_samples) == (("train", "validation"), 4, 14)
+    assert (report.splits, report.num_shards, report.num_samples) == (("test", "train", "validation"), 5, 16)
     assert report.num_bytes == sum(path.stat().st_size for path in recorded.rglob("*.tar"))
     assert verify_dataset(recorded / "train").num_samples == 10
 

@@ -9,6 +9,7 @@ import pytest
 from tiny_run import TinyRun, tiny_run, train_here
 
 from unimodel.evaluation.evaluate import evaluate
+from unimodel.evaluation.finished import evaluation_state, is_evaluated
 from unimodel.run_folder import read_json
 
 SETTINGS = (
@@ -26,7 +27,7 @@ SETTINGS = (
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     run = tiny_run(tmp_path_factory.mktemp("evaluated"), *SETTINGS)
     train_here(run.config)
-    assert evaluate(run.run.path)
+    evaluate(run.run.path, "test")
     return run
 
 
@@ -59,10 +60,12 @@ def test_better_is_said_of_figures_that_beat_their_baseline_and_their_bar(evalua
         assert row["samples"] > 0
 
 
-def test_the_same_weights_are_not_evaluated_twice(evaluated: TinyRun) -> None:
-    before = evaluated.run.summary.read_bytes()
-    assert not evaluate(evaluated.run.path)
-    assert evaluated.run.summary.read_bytes() == before
+def test_figures_are_of_the_split_and_the_weights_they_were_measured_with(evaluated: TinyRun) -> None:
+    config, run = evaluated.config, evaluated.run
+    assert is_evaluated(config, run, "test") and not is_evaluated(config, run, "validation")
+    figures = read_json(run.evaluation)
+    figures["state"]["stages"]["interactive"] -= 1
+    assert figures["state"] != evaluation_state(config, run, "test")
 
 
 def test_actions_are_asked_over_the_window_that_taught_them(evaluated: TinyRun) -> None:

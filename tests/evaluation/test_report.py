@@ -15,6 +15,7 @@ import pytest
 
 from unimodel.config import RunConfig
 from unimodel.config_file import validate
+from unimodel.evaluation.finished import is_reported
 from unimodel.evaluation.report import write_report
 from unimodel.evaluation.report_plots import moving_average
 from unimodel.evaluation.report_samples import picture
@@ -184,13 +185,13 @@ def test_config_is_there_escaped_and_collapsed(run: RunFolder) -> None:
     assert [attributes for tag, attributes in page.elements if tag == "details"] == [{}]
 
 
-def test_report_is_made_again_only_when_something_changed(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_is_out_of_date_when_something_changed(run: RunFolder) -> None:
+    assert not is_reported(run)
     write_report(run.path)
-    run.report.write_text("kept")
-    write_report(run.path)
-    assert run.report.read_text() == "kept" and "up to date" in capsys.readouterr().out
+    assert is_reported(run)
     with run.metrics.open("a") as handle:
         handle.write(json.dumps(_metrics(41)) + "\n")
+    assert not is_reported(run)
     write_report(run.path)
     assert "11 of 30 steps" in run.report.read_text()
 

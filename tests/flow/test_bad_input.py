@@ -13,7 +13,8 @@ import yaml
 from tiny_run import TinyRun, command, tiny_run, train_here
 
 from unimodel.config_file import load_config
-from unimodel.tokenizers.prepare import tokenise_dataset
+from unimodel.run_folder import RunFolder
+from unimodel.tokenizers.finished import has_tokens
 
 
 def refused(*arguments: str, said: tuple[str, ...], status: int = 2) -> str:
@@ -117,7 +118,7 @@ def test_using_a_run_that_is_not_there(tmp_path: Path) -> None:
 
 def test_tokens_of_other_tokenizers_are_made_again(run: TinyRun, tmp_path: Path) -> None:
     """Not an error: stale codes are never trained on."""
-    assert not tokenise_dataset(run.config, run.run), "up to date"
+    assert has_tokens(run.config, run.run)
     values = yaml.safe_load(run.config_file.read_text())
     values["tokenizers"]["image"]["steps"] = 6
     values["runs_folder"] = str(tmp_path / "other")
@@ -125,4 +126,7 @@ def test_tokens_of_other_tokenizers_are_made_again(run: TinyRun, tmp_path: Path)
     changed.write_text(yaml.safe_dump(values, sort_keys=False))
     shutil.copytree(run.run.tokens, tmp_path / "other" / "tiny" / "tokens")
     assert command("tokenizer", "train", str(changed)).returncode == 0
-    assert "tokenised" in command("data", "tokenize", str(changed)).stdout.replace("already tokenised", "")
+    other = load_config(changed)
+    assert not has_tokens(other, RunFolder(other.folder))
+    assert "already" not in command("data", "tokenize", str(changed)).stdout
+    assert has_tokens(other, RunFolder(other.folder))

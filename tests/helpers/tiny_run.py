@@ -39,7 +39,8 @@ CONFIG: dict[str, Any] = {
     "data": {
         "recording": {
             "train_episodes": 12,
-            "validation_episodes": 3,
+            "validation_episodes": 2,
+            "test_episodes": 3,
             "max_steps": 6,
             "image_size": 32,
             "episodes_per_shard": 6,

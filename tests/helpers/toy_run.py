@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_pipelines.sources.recording import Recording, record_dataset
-from data_pipelines.stream.packing import StreamState
+from data_pipelines.stream.order import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig
 from unimodel.config_file import settings_of, validate
@@ -41,7 +41,13 @@ STAGES = {
 
 def toy_config(folder: Path) -> RunConfig:
     """The config of a run in `folder`/runs/toy on data in `folder`/data."""
-    recording = {"train_episodes": 6, "validation_episodes": 4, "max_steps": 10, "episodes_per_shard": 3}
+    recording = {
+        "train_episodes": 6,
+        "validation_episodes": 2,
+        "test_episodes": 4,
+        "max_steps": 10,
+        "episodes_per_shard": 3,
+    }
     values = {
         "name": "toy",
         "runs_folder": str(folder / "runs"),

@@ -75,16 +75,18 @@ def test_image_tokenizer_survives_saving(tmp_path) -> None:
     assert (loaded.encode(frames) == codes).all()
     assert (loaded.decode(codes) == tokenizer.decode(codes)).all()
     assert loaded.decode(codes).shape == frames.shape and loaded.decode(codes).dtype == np.uint8
-    assert loaded.fingerprint() == tokenizer.fingerprint()
 
 
 def test_image_tokenizer_training_is_reproducible_and_leaves_torch_randomness_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    prints = {train_image_tokenizer(random_frames(4), TINY_IMAGES, s, lambda *_: None).fingerprint() for s in (1, 1, 2)}
+    one, same, other = (
+        train_image_tokenizer(random_frames(4), TINY_IMAGES, s, lambda *_: None).state_dict() for s in (1, 1, 2)
+    )
     assert torch.equal(torch.rand(3), expected)
-    assert len(prints) == 2, "equal for equal seeds, different for different ones"
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_patch_local_codes_depend_on_their_patch_only() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_run import TinyRun, require_same_end, tiny_run, train_here
 
-from data_pipelines.stream.packing import StreamState
+from data_pipelines.stream.order import StreamState
 from unimodel.config_file import load_config
 from unimodel.training.checkpoint import (
     AVERAGE,

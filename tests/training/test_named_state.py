@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_run import TinyRun, tiny_run, train_here
 
-from data_pipelines.stream.packing import StreamState
+from data_pipelines.stream.order import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch
 from unimodel.config import EngineConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from unimodel.config import RunConfig
-from unimodel.config_file import settings_of
 from unimodel.evaluation.dynamics import evaluate_branches, evaluate_rollouts
-from unimodel.evaluation.held_out import HeldOut, load_held_out
+from unimodel.evaluation.finished import evaluation_state
+from unimodel.evaluation.held_out import HeldOut, Split, load_held_out
 from unimodel.evaluation.representation import (
     evaluate_actions,
     evaluate_image_to_text,
@@ -19,44 +19,30 @@ from unimodel.evaluation.representation import (
 )
 from unimodel.evaluation.table import Row
 from unimodel.observe.progress import say
-from unimodel.run_folder import RunFolder, read_json, write_json
+from unimodel.run_folder import RunFolder, write_json
 from unimodel.tokenizers.prepare import load_run_bundle
-from unimodel.training.checkpoint import stage_checkpoint
+from unimodel.training.finished import last_finished_stage
 from unimodel.training.loaded_run import load_run
 
 
 @torch.no_grad()
-def evaluate(path: Path) -> bool:
-    """Evaluates every finished stage of a run into `evaluation.json` and `summary.json`; False when that was done for
-    these very weights. Raises FileNotFoundError when no stage is finished."""
+def evaluate(path: Path, split: Split) -> None:
+    """Evaluates every finished stage of a run on the episodes of `split` into `evaluation.json` and `summary.json`.
+
+    Raises FileNotFoundError when no stage is finished.
+    """
     run = RunFolder(path)
     config = run.config()
-    finished = _finished_stages(config, run)
-    state = {"stages": finished, "evaluation": settings_of(config.evaluation)}
-    if run.evaluation.exists() and read_json(run.evaluation).get("state") == state:
-        return False
+    last_finished_stage(config, run)
+    state = evaluation_state(config, run, split)
     bundle = load_run_bundle(run)
-    held_out = load_held_out(config, run, bundle.vocabulary, bundle.builder.eos_id)
+    held_out = load_held_out(config, run, split, bundle.vocabulary, bundle.builder.eos_id)
     rows, codebook = evaluate_tokenizer(bundle.image, held_out)
-    for stage, skills in _last_taught(config, finished).items():
+    for stage, skills in _last_taught(config, state["stages"]).items():
         rows += _evaluate_stage(path, stage, skills, held_out)
     results = [row.to_dict() for row in rows]
     write_json(run.evaluation, {"state": state, "rows": results, "codebook": codebook, "weights": "moving average"})
     write_json(run.summary, results)
-    return True
-
-
-def _finished_stages(config: RunConfig, run: RunFolder) -> dict[str, int]:
-    """Stage -> global step of its last checkpoint, for the stages that are done."""
-    finished = {}
-    for name, _ in config.ordered_stages:
-        try:
-            finished[name] = stage_checkpoint(run.checkpoints, name).position.step
-        except FileNotFoundError:
-            break
-    if not finished:
-        raise FileNotFoundError(f"run {run.path} has no finished stage: run `unimodel train CONFIG` to the end of one")
-    return finished
 
 
 def _last_taught(config: RunConfig, finished: dict[str, int]) -> dict[str, set[str]]:

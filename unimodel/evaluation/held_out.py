@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 UNIGRAM_EPISODES = 500
 
+Split = Literal["validation", "test"]
+"""validation to choose settings by, test for figures to tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Pictures and codes of the same validation episodes, and the most frequent training token per modality."""
+    """Pictures and codes of the same episodes, and the most frequent training token per modality."""
 
     episodes: list[Episode]
     tokens: list[TokenisedEpisode]
@@ -28,11 +32,11 @@ class HeldOut:
     """Modality -> id."""
 
 
-def load_held_out(config: RunConfig, run: RunFolder, vocabulary: Vocabulary, eos_id: int) -> HeldOut:
+def load_held_out(config: RunConfig, run: RunFolder, split: Split, vocabulary: Vocabulary, eos_id: int) -> HeldOut:
     """Raises FileNotFoundError when shards or their codes are missing."""
     count = config.evaluation.episodes
-    episodes = list(read_episodes(config.data.folder / "validation", count))
-    reader = ShardReader(run.tokens / "validation")
+    episodes = list(read_episodes(config.data.folder / split, count))
+    reader = ShardReader(run.tokens / split)
     tokens = [decode_tokenised(*reader.read(i)) for i in range(min(count, len(reader)))]
     train = ShardReader(run.tokens / "train")
     some = [decode_tokenised(*train.read(i)) for i in range(min(UNIGRAM_EPISODES, len(train)))]

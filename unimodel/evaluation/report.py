@@ -22,11 +22,10 @@ from unimodel.config import RunConfig
 from unimodel.evaluation.held_out import HeldOut, load_held_out
 from unimodel.evaluation.report_plots import Chart, stage_charts
 from unimodel.evaluation.report_samples import counterfactual, descriptions, drawings, reconstructions, rollouts
-from unimodel.observe.progress import say
 from unimodel.run_folder import RunFolder, read_json, read_json_lines, write_atomically
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.prepare import load_run_bundle
-from unimodel.training.checkpoint import list_checkpoints, stage_checkpoint
+from unimodel.training.finished import finished_stages
 from unimodel.training.loaded_run import LoadedRun, load_run
 
 TEMPLATE = "report.html.j2"
@@ -83,11 +82,12 @@ class _Materials:
     def held_out(self) -> HeldOut:
         if self._held_out is None:
             bundle = self.bundle()
-            self._held_out = load_held_out(self.config, RunFolder(self.path), bundle.vocabulary, bundle.builder.eos_id)
+            run, eos_id = RunFolder(self.path), bundle.builder.eos_id
+            self._held_out = load_held_out(self.config, run, "test", bundle.vocabulary, eos_id)
         return self._held_out
 
     def action_names(self) -> list[str]:
-        return read_index(self.config.data.folder / "validation").metadata["action_names"]
+        return read_index(self.config.data.folder / "test").metadata["action_names"]
 
     def model_of(self, sequence: str) -> LoadedRun:
         """The last finished stage that was trained on `sequence`."""
@@ -104,15 +104,12 @@ class _Materials:
 
 
 def write_report(path: Path) -> Path:
-    """Writes `report.html` of the run at `path` and returns where it lies; leaves one that is up to date alone.
+    """Writes `report.html` of the run at `path` and returns where it lies.
 
     Raises FileNotFoundError when `path` is no run folder.
     """
     run = RunFolder(path)
     config = run.config()
-    if _is_up_to_date(run):
-        say("already up to date; delete report.html to make it again")
-        return run.report
     began = time.time_ns() - CLOCK_TICK_NS
     with torch.no_grad():
         page = render_report(run, config)
@@ -175,17 +172,6 @@ def stage_progress(run: RunFolder, config: RunConfig) -> list[StageProgress]:
         progress.append(StageProgress(stage.number, name, done, stage.steps, objectives, tokens, charts))
         before += stage.steps
     return progress
-
-
-def finished_stages(run: RunFolder, names: list[str]) -> dict[str, int]:
-    """Stage -> global step of its last checkpoint, for those of `names` that are done."""
-    finished = {}
-    for name in names:
-        try:
-            finished[name] = stage_checkpoint(run.checkpoints, name).position.step
-        except FileNotFoundError:
-            continue
-    return finished
 
 
 def _evaluation_warning(run: RunFolder, config: RunConfig, evaluation: dict[str, Any]) -> str:
@@ -277,12 +263,3 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[_Materials], tuple[str, Any]]], 
         _from_tokenizer,
     ),
 )
-
-
-def _is_up_to_date(run: RunFolder) -> bool:
-    """Newer than everything it is made from."""
-    if not run.report.exists():
-        return False
-    sources = [run.config_file, run.metrics, run.timing, run.evaluation, run.tokenizers / "settings.json"]
-    sources += list_checkpoints(run.checkpoints)
-    return all(not s.exists() or s.stat().st_mtime_ns < run.report.stat().st_mtime_ns for s in sources)

@@ -21,13 +21,12 @@ from transformers import GenerationConfig
 from unimodel.config_file import dump_config
 from unimodel.errors import RunError
 from unimodel.export.card import model_card
+from unimodel.export.finished import MARKER, export_source, is_exported
 from unimodel.run_folder import read_json, sync_folder, write_atomically, write_json
 from unimodel.tokenizers.bundle import VOCABULARY_FILE
-from unimodel.training.checkpoint import AVERAGE, WEIGHTS, file_hash, stage_checkpoint
 from unimodel.training.loaded_run import LoadedRun, load_run
 from unimodel.vocabulary import Modality
 
-MARKER = "unimodel.json"
 CHECK_TOKENS = 64
 
 RELOAD_SCRIPT = """
@@ -47,18 +46,14 @@ sys.stdout.write(str((logits - saved["logits"]).abs().max().item()))
 """
 
 
-def export_run(path: Path, out: Path) -> bool:
-    """Exports the last finished stage of a run into `out`; False when that very export is there already.
+def export_run(path: Path, out: Path) -> None:
+    """Exports the last finished stage of a run into `out`, in place of an older export.
 
     Raises ValueError when `out` holds something else, RunError when the reloaded model differs from the run's.
     """
     loaded = load_run(path)
-    source = _source(loaded)
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARKER).exists():
-            raise ValueError(f"{out} exists and is not an export of this project: choose another --out")
-        if read_json(out / MARKER) == source:
-            return False
+    source = export_source(loaded.config, loaded.run)
+    is_exported(loaded.config, loaded.run, out)  # refuses a folder that holds something else
     out.parent.mkdir(parents=True, exist_ok=True)
     hidden = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -73,7 +68,6 @@ def export_run(path: Path, out: Path) -> bool:
         sync_folder(out.parent)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-    return True
 
 
 def reload_difference(loaded: LoadedRun, folder: Path) -> float:
@@ -94,20 +88,6 @@ def reload_difference(loaded: LoadedRun, folder: Path) -> float:
     if done.returncode:
         raise RunError(f"the export does not load in a clean process: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout.strip().splitlines()[-1])
-
-
-def _source(loaded: LoadedRun) -> dict[str, Any]:
-    """What an export was made from."""
-    folder = stage_checkpoint(loaded.run.checkpoints, loaded.stage).folder
-    weights = folder / AVERAGE if (folder / AVERAGE).exists() else folder / WEIGHTS
-    figures = file_hash(loaded.run.evaluation) if loaded.run.evaluation.exists() else None
-    return {
-        "run": loaded.config.name,
-        "stage": loaded.stage,
-        "step": loaded.step,
-        "weights_sha256": file_hash(weights),
-        "evaluation_sha256": figures,
-    }
 
 
 def _write_files(loaded: LoadedRun, folder: Path, source: dict[str, Any]) -> None:

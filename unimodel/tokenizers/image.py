@@ -6,8 +6,6 @@ is used when the data needs it. Axis names: frames, height, width (pixels), rows
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from pathlib import Path
 
@@ -172,13 +170,6 @@ class ImageTokenizer(nn.Module):
         tokenizer = ImageTokenizer(config)
         tokenizer.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return tokenizer.eval()
-
-    def fingerprint(self) -> str:
-        """Hash of config and weights: codes of one tokenizer mean nothing to another."""
-        digest = hashlib.sha256(json.dumps(self.config.model_dump(mode="json"), sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 def to_unit(frames: Tensor) -> Tensor:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data_pipelines.shards.index import INDEX_FILE, ShardEntry, ShardIndex, read_index, write_index
+from data_pipelines.shards.index import ShardEntry, ShardIndex, split_folders, write_index
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import Episode, decode_episode
 from unimodel.config import RunConfig
-from unimodel.config_file import settings_of
 from unimodel.observe.progress import ProgressBar
 from unimodel.run_folder import RunFolder, write_json
 from unimodel.tokenizers.bundle import VOCABULARY_FILE, TokenizerBundle, join_vocabulary, load_bundle
+from unimodel.tokenizers.finished import (
+    SETTINGS_FILE,
+    has_tokenizers,
+    has_tokens_of,
+    tokenizer_settings,
+    tokens_metadata,
+)
 from unimodel.tokenizers.text import encode_text, train_text_tokenizer
 from unimodel.tokenizers.tokenised_shards import encode_tokenised
 from unimodel.tokenizers.train_image import train_image_tokenizer
 from unimodel.tokenizers.unified import TokenisedEpisode
 
-SPLITS = ("train", "validation")
 TOKENIZER_EPISODES = 1000
 """Episodes whose frames and captions the tokenizers are fitted to; more change nothing on grid worlds."""
 EPISODES_PER_SHARD = 1000
@@ -34,24 +37,13 @@ def load_run_bundle(run: RunFolder) -> TokenizerBundle:
     return load_bundle(run.text_tokenizer, run.image_tokenizer, run.tokenizers / VOCABULARY_FILE)
 
 
-def train_tokenizers(config: RunConfig, run: RunFolder) -> bool:
-    """Fits text and image tokenizers to the training shards; False when the run has them already.
+def train_tokenizers(config: RunConfig, run: RunFolder) -> None:
+    """Fits text and image tokenizers to the training shards, unless the run has them.
 
     Raises ValueError when the run has tokenizers of other settings.
     """
-    settings = {
-        "tokenizers": settings_of(config.tokenizers),
-        "recording": settings_of(config.data.recording),
-        "seed": config.seed,
-    }
-    marker = run.tokenizers / "settings.json"
-    if marker.exists():
-        if json.loads(marker.read_text(encoding="utf-8")) != settings:
-            raise ValueError(
-                f"{run.tokenizers} holds tokenizers of other settings: choose another `name`, restore the settings, or "
-                "delete the folder to train them again"
-            )
-        return False
+    if has_tokenizers(config, run):
+        return
     episodes = list(read_episodes(config.data.folder / "train", TOKENIZER_EPISODES))
     text = train_text_tokenizer(_texts(episodes), config.tokenizers.text.vocabulary_size)
     frames = np.concatenate([episode.frames for episode in episodes])
@@ -65,24 +57,16 @@ def train_tokenizers(config: RunConfig, run: RunFolder) -> bool:
     text.save_pretrained(run.text_tokenizer)
     image.save(run.image_tokenizer)
     write_json(run.tokenizers / VOCABULARY_FILE, join_vocabulary(text, image, episodes[0].num_actions).to_dict())
-    write_json(marker, settings)
-    return True
+    write_json(run.tokenizers / SETTINGS_FILE, tokenizer_settings(config))
 
 
-def tokenise_dataset(config: RunConfig, run: RunFolder) -> bool:
-    """Turns every split's episodes into codes; False when that was done with these very tokenizers."""
+def tokenise_dataset(config: RunConfig, run: RunFolder) -> None:
+    """Turns the episodes of every split into codes, unless these very tokenizers have."""
     bundle = load_run_bundle(run)
-    worked = False
-    for split in SPLITS:
-        source, target = config.data.folder / split, run.tokens / split
-        metadata = {
-            "kind": "tokenised episodes",
-            "image_tokenizer": bundle.image.fingerprint(),
-            "source": _source_hashes(source),
-        }
-        if (target / INDEX_FILE).exists() and read_index(target).metadata == metadata:
+    for split, source in split_folders(config.data.folder).items():
+        if has_tokens_of(config, run, split):
             continue
-        reader = ShardReader(source)
+        reader, target = ShardReader(source), run.tokens / split
         shards: list[ShardEntry] = []
         with ProgressBar(f"tokenising {split}", len(reader), log=run.log) as bar:
             for start in range(0, len(reader), EPISODES_PER_SHARD):
@@ -90,9 +74,7 @@ def tokenise_dataset(config: RunConfig, run: RunFolder) -> bool:
                 shards.append(
                     write_shard(target / f"tokens-{len(shards):06d}.tar", _tokenised(reader, numbers, bundle, bar))
                 )
-        write_index(target, ShardIndex(tuple(shards), metadata))
-        worked = True
-    return worked
+        write_index(target, ShardIndex(tuple(shards), tokens_metadata(config, run, split)))
 
 
 def read_episodes(folder: Path, limit: int | None = None) -> Iterator[Episode]:
@@ -128,7 +110,3 @@ def _texts(episodes: list[Episode]) -> Iterator[str]:
     for episode in episodes:
         yield episode.mission
         yield from episode.captions
-
-
-def _source_hashes(folder: Path) -> list[Any]:
-    return [shard.sha256 for shard in read_index(folder).shards]

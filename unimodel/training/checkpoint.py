@@ -7,7 +7,7 @@
         state.json               stage, steps, stream state, config, SHA-256 of all of it
 
 The folder is written under a hidden name, synced, and renamed; on load every hash is checked, and a damaged checkpoint
-is passed over for the one before it.
+is passed over for the one before it. Looking at positions and hashes needs no torch, so none is imported for it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from data_pipelines.stream.packing import StreamState
+from data_pipelines.shards.writer import file_sha256
+from data_pipelines.stream.order import StreamState
 from unimodel.run_folder import sync_folder, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS, AVERAGE, OPTIMIZER, STATE = "weights.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
 
@@ -51,11 +52,15 @@ class Checkpoint:
 
     def weights(self, *, averaged: bool = False) -> dict[str, Tensor]:
         """fp32 weights by name; `averaged` takes the moving average where the stage kept one."""
-        file = AVERAGE if averaged and (self.folder / AVERAGE).exists() else WEIGHTS
-        return load_file(self.folder / file)
+        return self._read(AVERAGE if averaged and (self.folder / AVERAGE).exists() else WEIGHTS)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        return load_file(self.folder / OPTIMIZER) if (self.folder / OPTIMIZER).exists() else {}
+        return self._read(OPTIMIZER) if (self.folder / OPTIMIZER).exists() else {}
+
+    def _read(self, file: str) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / file)
 
 
 def save_checkpoint(
@@ -65,6 +70,8 @@ def save_checkpoint(
 
     Raises OSError when the disk is full: nothing is published then, and the half-written folder is removed.
     """
+    from safetensors.torch import save_file
+
     published = folder / f"{position.step:08d}-{position.stage}"
     hidden = folder / f".{published.name}.tmp"
     shutil.rmtree(hidden, ignore_errors=True)
@@ -73,7 +80,7 @@ def save_checkpoint(
         for name, values in tensors.items():
             if values:
                 save_file({key: value.contiguous() for key, value in values.items()}, hidden / name)
-        hashes = {file.name: file_hash(file) for file in sorted(hidden.iterdir())}
+        hashes = {file.name: file_sha256(file) for file in sorted(hidden.iterdir())}
         state = {"position": asdict(position), "config": config}
         write_json(hidden / STATE, state | {"sha256": hashes | {STATE: _state_hash(state)}})
         for file in hidden.iterdir():
@@ -106,7 +113,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         file = folder / name
         if not file.exists():
             raise ValueError(f"checkpoint {folder}: {name} is missing")
-        if (_state_hash(state) if name == STATE else file_hash(file)) != expected:
+        if (_state_hash(state) if name == STATE else file_sha256(file)) != expected:
             raise ValueError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs from the one in {STATE})")
     return checkpoint
 
@@ -153,11 +160,6 @@ def prune_checkpoints(folder: Path, stage: str, keep_last: int) -> None:
     of_stage = [path for path in list_checkpoints(folder) if path.name.split("-", 1)[1] == stage]
     for path in of_stage[keep_last:]:
         shutil.rmtree(path)
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _state_hash(state: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_pipelines.shards.reader import ShardReader
-from data_pipelines.stream.order import Draw, Ingredient, MixtureOrder
-from data_pipelines.stream.packing import PackedStream, StreamState
+from data_pipelines.stream.order import Draw, Ingredient, MixtureOrder, StreamState
+from data_pipelines.stream.packing import PackedStream
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config import MixtureEntry, StageConfig

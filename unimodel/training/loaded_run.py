@@ -14,6 +14,7 @@ from unimodel.run_folder import RunFolder
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import stage_checkpoint
+from unimodel.training.finished import last_finished_stage
 from unimodel.training.initial_weights import load_by_name
 
 
@@ -43,7 +44,7 @@ def load_run(path: Path, stage: str | None = None) -> LoadedRun:
     names = [name for name, _ in config.ordered_stages]
     if stage is not None and stage not in names:
         raise ValueError(f"run {path} has no stage '{stage}'; its stages are {', '.join(names)}")
-    stage = stage or _last_finished(run, names)
+    stage = stage or last_finished_stage(config, run)
     checkpoint = stage_checkpoint(run.checkpoints, stage)
     bundle = load_run_bundle(run)
     backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
@@ -51,13 +52,3 @@ def load_run(path: Path, stage: str | None = None) -> LoadedRun:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.decoder.set_attn_implementation(attention_implementation(device))
     return LoadedRun(run, config, bundle, backbone.to(device).eval(), stage, checkpoint.position.step)
-
-
-def _last_finished(run: RunFolder, names: list[str]) -> str:
-    for name in reversed(names):
-        try:
-            stage_checkpoint(run.checkpoints, name)
-            return name
-        except FileNotFoundError:
-            continue
-    raise FileNotFoundError(f"run {run.path} has no finished stage: run `unimodel train CONFIG` to the end of one")

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipelines.stream.packing import StreamState
+from data_pipelines.stream.order import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
@@ -40,13 +40,12 @@ from unimodel.training.checkpoint import (
 )
 from unimodel.training.data import StageData
 from unimodel.training.engine import build_engine, freeze, start_process_group
+from unimodel.training.finished import is_done, require_same_config
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
 from unimodel.training.named_state import AVERAGE as AVERAGE_KEY
 from unimodel.training.named_state import MOMENTS, NamedState
 from unimodel.training.schedule import learning_rate
 from unimodel.training.step import StepReport, train_step
-
-MAY_CHANGE_ON_RESUME = ("engine", "checkpoint", "evaluation", "runs_folder")
 
 
 @dataclass(slots=True)
@@ -89,35 +88,10 @@ def train(config: RunConfig) -> None:
     stop = _StopSignal()
     stop.listen()
     for name, stage in config.ordered_stages:
-        if checkpoint is not None and _is_done(config, checkpoint, name):
+        if checkpoint is not None and is_done(config, checkpoint, name):
             continue
         trainer = _StageTrainer(config, run, bundle, device, name, stage, checkpoint)
         checkpoint = trainer.run_stage(stop)
-
-
-def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """Raises ValueError listing what differs between `config` and the one the checkpoint was made with."""
-    now, then = settings_of(config), checkpoint.config
-    differing = [
-        key for key in now if key not in MAY_CHANGE_ON_RESUME for key in _differences(now[key], then.get(key), key)
-    ]
-    if differing:
-        raise ValueError(
-            f"{checkpoint.folder} was made with another config; different: {', '.join(differing[:5])}. "
-            "Restore these values, or choose another `name` to start a new run"
-        )
-
-
-def _differences(now: Any, then: Any, key: str) -> list[str]:
-    if isinstance(now, dict) and isinstance(then, dict):
-        return [d for k in sorted({*now, *then}) for d in _differences(now.get(k), then.get(k), f"{key}.{k}")]
-    return [] if now == then else [f"{key} (was {then!r}, is {now!r})"]
-
-
-def _is_done(config: RunConfig, checkpoint: Checkpoint, stage: str) -> bool:
-    order = [name for name, _ in config.ordered_stages]
-    reached = order.index(checkpoint.position.stage)
-    return order.index(stage) < reached or (order.index(stage) == reached and checkpoint.position.stage_done)
 
 
 class _StageTrainer:

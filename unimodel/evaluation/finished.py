@@ -1,0 +1,33 @@
+"""Whether a run's figures and its page are those of its weights, told from its files: no import of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unimodel.config import RunConfig
+from unimodel.config_file import settings_of
+from unimodel.run_folder import RunFolder, read_json
+from unimodel.training.checkpoint import list_checkpoints
+from unimodel.training.finished import finished_stages
+
+
+def is_evaluated(config: RunConfig, run: RunFolder, split: str) -> bool:
+    """Whether the figures on disk are of these weights and these episodes."""
+    if not run.evaluation.exists():
+        return False
+    return read_json(run.evaluation).get("state") == evaluation_state(config, run, split)
+
+
+def evaluation_state(config: RunConfig, run: RunFolder, split: str) -> dict[str, Any]:
+    """What the figures depend on."""
+    stages = finished_stages(run, [name for name, _ in config.ordered_stages])
+    return {"split": split, "stages": stages, "evaluation": settings_of(config.evaluation)}
+
+
+def is_reported(run: RunFolder) -> bool:
+    """Whether the page is newer than everything it is made from."""
+    if not run.report.exists():
+        return False
+    sources = [run.config_file, run.metrics, run.timing, run.evaluation, run.tokenizers / "settings.json"]
+    sources += list_checkpoints(run.checkpoints)
+    return all(not s.exists() or s.stat().st_mtime_ns < run.report.stat().st_mtime_ns for s in sources)

@@ -1,0 +1,66 @@
+"""How far a run has been trained, told from its checkpoints: asking costs no import of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unimodel.config import RunConfig
+from unimodel.config_file import settings_of
+from unimodel.run_folder import RunFolder
+from unimodel.training.checkpoint import Checkpoint, newest_checkpoint, stage_checkpoint
+
+MAY_CHANGE_ON_RESUME = ("engine", "checkpoint", "evaluation", "runs_folder")
+
+
+def is_trained(config: RunConfig, run: RunFolder) -> bool:
+    """Whether all stages are done. Raises ValueError for a config that differs from the run's."""
+    checkpoint = newest_checkpoint(run.checkpoints, lambda _: None)
+    if checkpoint is None:
+        return False
+    require_same_config(config, checkpoint)
+    return is_done(config, checkpoint, config.ordered_stages[-1][0])
+
+
+def finished_stages(run: RunFolder, names: list[str]) -> dict[str, int]:
+    """Stage -> global step of its last checkpoint, for those of `names` that are done."""
+    finished = {}
+    for name in names:
+        try:
+            finished[name] = stage_checkpoint(run.checkpoints, name).position.step
+        except FileNotFoundError:
+            continue
+    return finished
+
+
+def last_finished_stage(config: RunConfig, run: RunFolder) -> str:
+    """Raises FileNotFoundError when no stage is finished."""
+    finished = finished_stages(run, [name for name, _ in config.ordered_stages])
+    if not finished:
+        raise FileNotFoundError(f"run {run.path} has no finished stage: run `unimodel train CONFIG` to the end of one")
+    return list(finished)[-1]
+
+
+def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raises ValueError listing what differs between `config` and the one the checkpoint was made with."""
+    now, then = settings_of(config), checkpoint.config
+    differing = [
+        key for key in now if key not in MAY_CHANGE_ON_RESUME for key in _differences(now[key], then.get(key), key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{checkpoint.folder} was made with another config; different: {', '.join(differing[:5])}. "
+            "Restore these values, or choose another `name` to start a new run"
+        )
+
+
+def _differences(now: Any, then: Any, key: str) -> list[str]:
+    if isinstance(now, dict) and isinstance(then, dict):
+        return [d for k in sorted({*now, *then}) for d in _differences(now.get(k), then.get(k), f"{key}.{k}")]
+    return [] if now == then else [f"{key} (was {then!r}, is {now!r})"]
+
+
+def is_done(config: RunConfig, checkpoint: Checkpoint, stage: str) -> bool:
+    """Whether the run has passed the end of `stage`."""
+    order = [name for name, _ in config.ordered_stages]
+    reached = order.index(checkpoint.position.stage)
+    return order.index(stage) < reached or (order.index(stage) == reached and checkpoint.position.stage_done)
