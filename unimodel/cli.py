@@ -175,7 +175,7 @@ def eval_command(
 @app.command("summary")
 def summary_command(run: RunPath) -> None:
     """Print the table of the last evaluation, and where the run's results lie."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from unimodel.evaluation.table import table_lines
     from unimodel.observe.progress import console, say
@@ -184,7 +184,7 @@ def summary_command(run: RunPath) -> None:
     folder = RunFolder(run)
     if not folder.summary.exists():
         raise FileNotFoundError(f"{run} has no summary.json: run `unimodel eval {run}`")
-    table = Table("metric", "stage", "model", "baseline", "better?")
+    table = Table("metric", Column("stage", overflow="fold"), "model", "baseline", "better?")
     for line in table_lines(read_json(folder.summary)):
         table.add_row(*line)
     console.print(table)

@@ -6,6 +6,7 @@ Run: pytest tests/evaluation/test_report.py
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -187,6 +188,8 @@ def test_config_is_there_escaped_and_collapsed(run: RunFolder) -> None:
 
 def test_report_is_out_of_date_when_something_changed(run: RunFolder) -> None:
     assert not is_reported(run)
+    for source in (run.config_file, run.metrics, run.timing, run.evaluation):
+        os.utime(source, (1, 1))
     write_report(run.path)
     assert is_reported(run)
     with run.metrics.open("a") as handle:
