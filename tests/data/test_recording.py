@@ -126,10 +126,11 @@ def test_a_full_disk_keeps_finished_shards(recorded: Path, tmp_path: Path, monke
 
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from data_pipelines.sources.recording import Recording, record_dataset
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     record_dataset(Path(sys.argv[1]), Recording(**json.loads(sys.argv[2])), lambda n: print(n, flush=True), processes=2)
 """
 
