@@ -22,8 +22,9 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 COPY --chown=unimodel constraints.txt pyproject.toml ./
 RUN pip install --no-cache-dir -c constraints.txt torch
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > /tmp/requirements.txt \
-    && pip install --no-cache-dir -c constraints.txt -r /tmp/requirements.txt
+        > requirements.txt \
+    && pip install --no-cache-dir -c constraints.txt -r requirements.txt \
+    && rm requirements.txt
 COPY --chown=unimodel . .
 RUN pip install --no-cache-dir --no-deps -e .
 

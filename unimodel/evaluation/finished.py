@@ -7,6 +7,7 @@ from typing import Any
 from unimodel.config import RunConfig
 from unimodel.config_file import settings_of
 from unimodel.run_folder import RunFolder, read_json
+from unimodel.tokenizers.finished import SETTINGS_FILE
 from unimodel.training.checkpoint import list_checkpoints
 from unimodel.training.finished import finished_stages
 
@@ -28,6 +29,6 @@ def is_reported(run: RunFolder) -> bool:
     """Whether the page is newer than everything it is made from."""
     if not run.report.exists():
         return False
-    sources = [run.config_file, run.metrics, run.timing, run.evaluation, run.tokenizers / "settings.json"]
+    sources = [run.config_file, run.metrics, run.timing, run.evaluation, run.tokenizers / SETTINGS_FILE]
     sources += list_checkpoints(run.checkpoints)
     return all(not s.exists() or s.stat().st_mtime_ns < run.report.stat().st_mtime_ns for s in sources)
