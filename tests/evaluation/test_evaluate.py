@@ -9,8 +9,8 @@ import pytest
 from tiny_run import TinyRun, tiny_run, train_here
 
 from unimodel.evaluation.evaluate import evaluate
-from unimodel.evaluation.finished import evaluation_state, is_evaluated
-from unimodel.run_folder import read_json
+from unimodel.evaluation.finished import is_evaluated
+from unimodel.run_folder import read_json, write_json
 
 SETTINGS = (
     "stages.interactive.objectives.actions={kind: inverse_dynamics, changed_weight: 8.0}",
@@ -63,9 +63,12 @@ def test_better_is_said_of_figures_that_beat_their_baseline_and_their_bar(evalua
 def test_figures_are_of_the_split_and_the_weights_they_were_measured_with(evaluated: TinyRun) -> None:
     config, run = evaluated.config, evaluated.run
     assert is_evaluated(config, run, "test") and not is_evaluated(config, run, "validation")
-    figures = read_json(run.evaluation)
-    figures["state"]["stages"]["interactive"] -= 1
-    assert figures["state"] != evaluation_state(config, run, "test")
+    whole = read_json(run.evaluation)
+    older = {**whole["state"], "stages": {**whole["state"]["stages"], "interactive": 20}}
+    write_json(run.evaluation, {**whole, "state": older})
+    assert not is_evaluated(config, run, "test"), "figures of an earlier step"
+    write_json(run.evaluation, whole)
+    assert is_evaluated(config, run, "test")
 
 
 def test_actions_are_asked_over_the_window_that_taught_them(evaluated: TinyRun) -> None:
