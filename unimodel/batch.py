@@ -177,7 +177,11 @@ class PackedBatch:
         return int((self.document != PADDING_DOCUMENT).sum())
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+    def pin_memory(self) -> PackedBatch:
+        """In page-locked memory, for copies to a GPU that run beside the computation."""
+        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
     def rows(self, start: int, stop: int) -> PackedBatch:
         """The batch of rows `[start, stop)`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from unimodel.vocabulary import Modality
 
@@ -181,6 +181,15 @@ class InverseDynamicsConfig(Settings):
     """Loss weight of actions that changed anything; others weigh 1: which of them it was, the frames cannot tell."""
 
 
+def _check_rising(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    if any(later[0] <= earlier[0] for earlier, later in zip(points, points[1:], strict=False)):
+        raise ValueError(f"the progress of the points must rise: {', '.join(str(p[0]) for p in points)}")
+    return points
+
+
+SharePoint = tuple[Fraction, Annotated[float, Field(ge=0.0)]]
+Share = PositiveFloat | Annotated[tuple[SharePoint, ...], Field(min_length=1), AfterValidator(_check_rising)]
+
 ObjectiveConfig = Annotated[
     NextTokenConfig | MaskedConfig | DiffusionForcingConfig | InverseDynamicsConfig, Field(discriminator="kind")
 ]
@@ -193,8 +202,9 @@ class MixtureEntry(Settings):
     """How a recorded episode becomes a token sequence (`unimodel/tokenizers/unified.py`)."""
     objective: str
     """Name of one of the stage's objectives."""
-    share: PositiveFloat = 1.0
-    """Samples of this entry per sample of an entry of share 1."""
+    share: Share = 1.0
+    """Tokens of this entry per token of an entry of share 1. Or how that changes: [progress, share] points, progress
+    from 0 to 1 along the stage, linear between them."""
     frames: PositiveInt = 2
     """Most frames per sample of `clip` and `interaction`."""
 
@@ -300,6 +310,10 @@ class DataConfig(Settings):
     folder: Path
     """Holds `train/`, `validation/` and `test/` with their shards and index."""
     recording: RecordingConfig = RecordingConfig()
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes per rank that read and build batches ahead; 0 does it between steps."""
+    max_bad_samples: Annotated[int, Field(ge=0)] = 100
+    """Unreadable samples that a run leaves out (listed in quarantine.jsonl) before it stops."""
 
 
 class TokenizersConfig(Settings):

@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "timing.jsonl"
 
     @property
+    def quarantine(self) -> Path:
+        """One JSON line per sample that was left out of a step, with its shard, key, byte and what is wrong with it."""
+        return self.path / "quarantine.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 
@@ -147,6 +152,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def append_json_line(path: Path, values: dict[str, Any]) -> None:
+    """One JSON line at the end of `path`. Raises OSError naming the file when the disk is full."""
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(values) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error
 
 
 def truncate_json_lines(path: Path, last_step: int) -> None:

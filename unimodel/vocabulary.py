@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 
@@ -73,13 +74,7 @@ class Vocabulary:
 
     def range_of(self, modality: Modality) -> range:
         """The ids of `modality`; empty when the run does not have it."""
-        start = 0
-        for candidate in (Modality.TEXT, Modality.SPECIAL, *CODE_MODALITIES):
-            stop = start + self.size_of(candidate)
-            if candidate is modality:
-                return range(start, stop)
-            start = stop
-        raise AssertionError(modality)
+        return _ranges(self)[modality]
 
     @property
     def used_size(self) -> int:
@@ -111,7 +106,7 @@ class Vocabulary:
 
     def mask(self, modality: Modality) -> int:
         """The MASK id that stands for a hidden token of `modality`."""
-        return self.special(f"<|mask_{modality.label}|>")
+        return self.special(_MASK_TOKENS[modality])
 
     def ids(self, modality: Modality, codes: np.ndarray) -> np.ndarray:
         """Codes (any shape, from 0) to ids. Raises ValueError for a code outside the modality's range."""
@@ -128,3 +123,16 @@ class Vocabulary:
 
     def to_dict(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+_MASK_TOKENS = {modality: f"<|mask_{modality.label}|>" for modality in Modality if modality is not Modality.SPECIAL}
+
+
+@lru_cache(maxsize=16)
+def _ranges(vocabulary: Vocabulary) -> dict[Modality, range]:
+    """The ids of every modality, text first. Asked for with every span that is laid out."""
+    ranges, start = {}, 0
+    for modality in (Modality.TEXT, Modality.SPECIAL, *CODE_MODALITIES):
+        ranges[modality] = range(start, start + vocabulary.size_of(modality))
+        start = ranges[modality].stop
+    return ranges

@@ -1,13 +1,13 @@
-"""Where every sample of a folder of shards is: byte offsets, sizes and checksums, so that reading is a seek.
+"""What a folder of shards holds: `index.json`, the manifest, with one line of figures per shard.
 
-The file format (`index.json`) is known to `write_index` and `read_index` only.
+Where every sample lies is in the tables beside the shards (`table.py`): a manifest of 100,000 shards is read in a
+moment, and whoever reads some shards maps the tables of those.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,38 +17,22 @@ from data_pipelines.shards.atomic import publish
 INDEX_FILE = "index.json"
 MAKE_IT = "make it with `unimodel data record CONFIG`"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One field of a sample: its payload is `size` bytes at byte `offset` of the shard, with CRC-32 `crc32`."""
-
-    offset: int
-    size: int
-    crc32: int
-
-
-@dataclass(frozen=True, slots=True)
-class SampleEntry:
-    """A sample: its members by field name, in shard order, and small integers about it (e.g. num_frames)."""
-
-    key: str
-    members: dict[str, Member]
-    attributes: dict[str, int] = field(default_factory=dict)
+COLUMNS = ("file", "num_samples", "size_bytes", "sha256", "table_sha256")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """One tar file of the folder."""
+    """One tar file of the folder; `table_sha256` is the hash of its table."""
 
     file: str
+    num_samples: int
     size_bytes: int
     sha256: str
-    samples: tuple[SampleEntry, ...]
+    table_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
-class ShardIndex:
+class Manifest:
     """All shards of a folder, in order, and JSON-able metadata about how they were made."""
 
     shards: tuple[ShardEntry, ...]
@@ -56,23 +40,18 @@ class ShardIndex:
 
     @property
     def num_samples(self) -> int:
-        return sum(len(shard.samples) for shard in self.shards)
-
-    def samples(self) -> Iterator[tuple[ShardEntry, SampleEntry]]:
-        """Every (shard, sample), in order."""
-        for shard in self.shards:
-            for sample in shard.samples:
-                yield shard, sample
+        return sum(shard.num_samples for shard in self.shards)
 
 
-def write_index(folder: Path, index: ShardIndex) -> None:
-    """Publishes the index atomically: from here on the folder is a complete data set. Equal indices, equal bytes."""
-    content = {"metadata": index.metadata, "shards": [shard_to_json(shard) for shard in index.shards]}
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Publishes it atomically: from here on the folder is a complete data set. Equal manifests, equal bytes."""
+    shards = {name: [getattr(shard, name) for shard in manifest.shards] for name in COLUMNS}
+    content = {"metadata": manifest.metadata, "shards": shards}
     publish(folder / INDEX_FILE, json.dumps(content, separators=(",", ":")).encode())
 
 
-def read_index(folder: Path) -> ShardIndex:
-    """Raises FileNotFoundError when there is no index and ValueError, naming the file, when it is malformed."""
+def read_manifest(folder: Path) -> Manifest:
+    """Raises FileNotFoundError when there is none and ValueError, naming the file, when it is malformed."""
     path = folder / INDEX_FILE
     try:
         content = json.loads(path.read_bytes())
@@ -84,53 +63,31 @@ def read_index(folder: Path) -> ShardIndex:
     try:
         if not isinstance(content["metadata"], dict):
             raise ValueError("metadata is not an object")
-        return ShardIndex(tuple(shard_from_json(shard) for shard in content["shards"]), content["metadata"])
+        columns = [content["shards"][name] for name in COLUMNS]
+        return Manifest(tuple(checked_entry(*row) for row in zip(*columns, strict=True)), content["metadata"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is malformed ({type(error).__name__}: {error}): delete it and {MAKE_IT}") from None
 
 
+def checked_entry(file: Any, num_samples: Any, size_bytes: Any, sha256: Any, table_sha256: Any) -> ShardEntry:
+    """An entry from a file. Raises ValueError for a name that leaves the folder or a wrong number."""
+    if not isinstance(file, str) or not PLAIN_NAME.fullmatch(file):
+        raise ValueError(f"shard file {file!r} is not a plain file name inside the folder, refusing to open it")
+    for number in (num_samples, size_bytes):
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(f"{number!r} where a count or a size is expected")
+    return ShardEntry(file, num_samples, size_bytes, str(sha256), str(table_sha256))
+
+
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders of shards under `folder` by split name: itself if it has an index, else its subfolders that do.
+    """The folders of shards under `folder` by split name: itself if it has a manifest, else its subfolders that do.
 
     Raises FileNotFoundError when there is none.
     """
     if (folder / INDEX_FILE).is_file():
         return {folder.name: folder}
-    indices = sorted(folder.glob(f"*/{INDEX_FILE}"))
-    if not indices:
+    manifests = sorted(folder.glob(f"*/{INDEX_FILE}"))
+    if not manifests:
         what = "holds no finished data" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"data folder {folder} {what}: {MAKE_IT}")
-    return {path.parent.name: path.parent for path in indices}
-
-
-def shard_to_json(shard: ShardEntry) -> dict[str, Any]:
-    samples = [
-        [sample.key, {name: [m.offset, m.size, m.crc32] for name, m in sample.members.items()}, sample.attributes]
-        for sample in shard.samples
-    ]
-    return {"file": shard.file, "size_bytes": shard.size_bytes, "sha256": shard.sha256, "samples": samples}
-
-
-def shard_from_json(content: dict[str, Any]) -> ShardEntry:
-    """The reverse of `shard_to_json`. Raises ValueError for a file name that leaves the folder or wrong numbers."""
-    name = content["file"]
-    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"shard file {name!r} is not a plain file name inside the folder, refusing to open it")
-    samples = tuple(_sample(*sample) for sample in content["samples"])
-    return ShardEntry(name, _natural(content["size_bytes"]), str(content["sha256"]), samples)
-
-
-def _sample(key: str, members: dict[str, list[int]], attributes: dict[str, int]) -> SampleEntry:
-    if not isinstance(key, str):
-        raise ValueError(f"sample key {key!r} is not a string")
-    return SampleEntry(
-        key,
-        {name: Member(*(_natural(number) for number in member)) for name, member in members.items()},
-        {name: int(number) for name, number in attributes.items()},
-    )
-
-
-def _natural(number: Any) -> int:
-    if not isinstance(number, int) or number < 0:
-        raise ValueError(f"{number!r} where a size or an offset is expected")
-    return number
+    return {path.parent.name: path.parent for path in manifests}

@@ -24,14 +24,13 @@ def dataset_stats(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _split_stats(folder: Path) -> dict[str, Any]:
     reader = ShardReader(folder)
-    frames = [entry.attributes.get("num_frames", 0) for entry in reader.entries]
     stats: dict[str, Any] = {
         "samples": len(reader),
-        "shards": reader.num_shards,
+        "shards": len(reader.shards),
         "shard_bytes": reader.num_bytes,
-        "frames": sum(frames),
+        "frames": reader.total_length("frames"),
     }
-    if not reader.entries or "frames.png" not in reader.entries[0].members:
+    if not len(reader) or "frames.png" not in reader.entry(0).members:
         return stats
     return stats | _episode_stats(reader)
 
@@ -43,20 +42,21 @@ def _episode_stats(reader: ShardReader) -> dict[str, Any]:
     words: list[int] = []
     missions: Counter[str] = Counter()
     successes = 0
-    for number, entry in enumerate(reader.entries):
+    picture_bytes = 0
+    for number, entry in enumerate(reader.entries()):
         wanted = ("actions.npy", "rewards.npy", "json")
         fields = {name: reader.read_field(number, name) for name in wanted}
         taken = decode_array(entry.key, fields, "actions.npy")
         about = decode_about(entry.key, fields)
         actions.update(taken.tolist())
         lengths.append(len(taken))
+        picture_bytes += entry.members["frames.png"].size
         words += [len(caption.split()) for caption in about["captions"]]
         missions[about["mission"]] += 1
         successes += bool((decode_array(entry.key, fields, "rewards.npy") > 0).any())
-    pictures = [entry.members["frames.png"].size for entry in reader.entries]
     return {
         "steps": sum(lengths),
-        "picture_bytes_per_frame": sum(pictures) / (sum(lengths) + len(lengths)),
+        "picture_bytes_per_frame": picture_bytes / (sum(lengths) + len(lengths)),
         "steps_per_episode": _distribution(lengths),
         "actions": {names[a] if a < len(names) else str(a): actions[a] for a in sorted(actions)},
         "success_rate": successes / len(lengths),

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_pipelines.shards.index import ShardEntry, ShardIndex, read_index, split_folders
+from data_pipelines.shards.index import ShardEntry, read_manifest, split_folders
+from data_pipelines.shards.reader import checked_table
+from data_pipelines.shards.table import SampleEntry, table_path
 from data_pipelines.shards.writer import file_sha256, member_header
 from data_pipelines.sources.episode import decode_episode
 
@@ -70,42 +72,55 @@ class _Place:
 
 
 def verify_dataset(folder: Path) -> VerifyReport:
-    """Reads every byte of every split: sizes, SHA-256 of shards, CRC-32 of fields, tar structure, decodability of
-    episodes, duplicate keys, files that do not belong.
+    """Reads every byte of every split: sizes, SHA-256 of shards and tables, CRC-32 of fields, tar structure,
+    decodability of episodes, duplicate keys, files that do not belong.
 
-    Raises FileNotFoundError when there is no index and ValueError when an index is malformed; all other damage is in
+    Raises FileNotFoundError when there is no manifest and ValueError when one is malformed; all other damage is in
     the report.
     """
     splits = split_folders(folder)
-    indices = {split: read_index(path) for split, path in splits.items()}
+    manifests = {split: read_manifest(path) for split, path in splits.items()}
     problems: list[Problem] = []
-    for split, index in indices.items():
-        for shard in index.shards:
-            problems += _verify_shard(splits[split] / shard.file, shard)
-    problems += _verify_keys(splits, indices) + _verify_files(splits, indices)
-    shards = [shard for index in indices.values() for shard in index.shards]
+    seen: Counter[str] = Counter()
+    for split, manifest in manifests.items():
+        for shard in manifest.shards:
+            path = splits[split] / shard.file
+            try:
+                samples = list(checked_table(splits[split], shard).samples())
+            except (FileNotFoundError, ValueError) as error:
+                problems.append(Problem(str(table_path(path)), "", "", -1, str(error)))
+                continue
+            seen.update(sample.key for sample in samples)
+            problems += _verify_shard(path, shard, samples)
+            problems += [
+                Problem(str(path), sample.key, "", -1, "this key is used more than once in the data set")
+                for sample in samples
+                if seen[sample.key] > 1
+            ]
+        problems += _strangers(splits[split], manifest.shards)
+    shards = [shard for manifest in manifests.values() for shard in manifest.shards]
     return VerifyReport(
         folder=folder,
         splits=tuple(splits),
         num_shards=len(shards),
-        num_samples=sum(index.num_samples for index in indices.values()),
+        num_samples=sum(manifest.num_samples for manifest in manifests.values()),
         num_bytes=sum(shard.size_bytes for shard in shards),
         problems=tuple(problems),
     )
 
 
-def _verify_shard(path: Path, shard: ShardEntry) -> list[Problem]:
+def _verify_shard(path: Path, shard: ShardEntry, samples: list[SampleEntry]) -> list[Problem]:
     if not path.is_file():
-        what = f"the file is missing, it held {len(shard.samples)} samples: run `unimodel data record CONFIG`"
+        what = f"the file is missing, it held {len(samples)} samples: run `unimodel data record CONFIG`"
         return [Problem(str(path), "", "", -1, what)]
     places = sorted(
-        (_Place(s.key, f, m.offset, m.size, m.crc32) for s in shard.samples for f, m in s.members.items()),
+        (_Place(s.key, f, m.offset, m.size, m.crc32) for s in samples for f, m in s.members.items()),
         key=lambda place: place.offset,
     )
     size = path.stat().st_size
     problems: list[Problem] = []
     if size < shard.size_bytes:
-        problems.append(_truncated(path, shard, places, size))
+        problems.append(_truncated(path, shard, samples, places, size))
     elif size > shard.size_bytes:
         what = f"{size - shard.size_bytes} bytes too many at the end"
         problems.append(Problem(str(path), "", "", shard.size_bytes, what))
@@ -114,7 +129,7 @@ def _verify_shard(path: Path, shard: ShardEntry) -> list[Problem]:
         if file_sha256(path) != shard.sha256 and not problems:
             problems.append(_between_members(path, file, places, size))
         damaged = {problem.key for problem in problems}
-        for sample in shard.samples:
+        for sample in samples:
             whole = all(member.offset + member.size <= size for member in sample.members.values())
             if "frames.png" in sample.members and sample.key not in damaged and whole:
                 fields = {name: _read(file, member.offset, member.size) for name, member in sample.members.items()}
@@ -122,12 +137,12 @@ def _verify_shard(path: Path, shard: ShardEntry) -> list[Problem]:
     return problems
 
 
-def _truncated(path: Path, shard: ShardEntry, places: list[_Place], size: int) -> Problem:
+def _truncated(path: Path, shard: ShardEntry, samples: list[SampleEntry], places: list[_Place], size: int) -> Problem:
     """The first sample that the cut reaches."""
     lost = [place for place in places if place.stop > size]
     place = lost[0] if lost else places[-1]
-    whole = [s for s in shard.samples if all(m.offset + m.size <= size for m in s.members.values())]
-    what = f"the file is cut to {size} of {shard.size_bytes} bytes: {len(shard.samples) - len(whole)} samples are lost"
+    whole = [s for s in samples if all(m.offset + m.size <= size for m in s.members.values())]
+    what = f"the file is cut to {size} of {shard.size_bytes} bytes: {len(samples) - len(whole)} samples are lost"
     return Problem(str(path), place.key, place.field if lost else "", size, what)
 
 
@@ -176,25 +191,11 @@ def _verify_episode(path: Path, key: str, fields: dict[str, bytes]) -> list[Prob
     return []
 
 
-def _verify_keys(splits: dict[str, Path], indices: dict[str, ShardIndex]) -> list[Problem]:
-    """A key twice, within a split or in two of them, would be one sample to everything keyed by it."""
-    counts = Counter(sample.key for index in indices.values() for _, sample in index.samples())
-    return [
-        Problem(str(splits[split] / shard.file), sample.key, "", -1, "this key is used more than once in the data set")
-        for split, index in indices.items()
-        for shard, sample in index.samples()
-        if counts[sample.key] > 1
-    ]
-
-
-def _verify_files(splits: dict[str, Path], indices: dict[str, ShardIndex]) -> list[Problem]:
+def _strangers(folder: Path, shards: tuple[ShardEntry, ...]) -> list[Problem]:
     """Tars that readers which glob the folder would take for data."""
-    problems: list[Problem] = []
-    for split, path in splits.items():
-        known = {shard.file for shard in indices[split].shards}
-        strangers = sorted(file for file in path.glob("*.tar") if file.name not in known)
-        problems += [Problem(str(file), "", "", -1, "this file is not in the index: remove it") for file in strangers]
-    return problems
+    known = {shard.file for shard in shards}
+    strangers = sorted(file for file in folder.glob("*.tar") if file.name not in known)
+    return [Problem(str(file), "", "", -1, "this file is not in the index: remove it") for file in strangers]
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:

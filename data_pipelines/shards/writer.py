@@ -6,19 +6,21 @@ import hashlib
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data_pipelines.shards.atomic import atomic_file
-from data_pipelines.shards.index import Member, SampleEntry, ShardEntry
+from data_pipelines.shards.atomic import atomic_file, publish
+from data_pipelines.shards.index import ShardEntry
+from data_pipelines.shards.table import Lengths, Member, SampleEntry, encode_table, table_path
 
 KEY = re.compile(r"[A-Za-z0-9_\-]+")
 FIELD = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
 HASH_CHUNK = 1 << 20
 
 
-def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes], dict[str, int]]]) -> ShardEntry:
-    """Writes `(key, {field: payload}, attributes)` samples to a new tar at `path`, which appears whole or not at all.
+def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes], Lengths]]) -> ShardEntry:
+    """Writes `(key, {field: payload}, lengths)` samples to a new tar at `path`, which appears whole or not at all, and
+    then its table.
 
     Samples are consumed one at a time. Raises ValueError for a key or field that WebDataset could not split again, a
     key given twice or no samples; OSError naming `path` when the disk is full.
@@ -28,7 +30,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes], dict[
     digest = hashlib.sha256()
     offset = 0
     with atomic_file(path) as file:
-        for key, fields, attributes in samples:
+        for key, fields, lengths in samples:
             _check_names(path, key, fields, seen)
             members: dict[str, Member] = {}
             for name, payload in fields.items():
@@ -37,7 +39,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes], dict[
                 for piece in (header, payload, bytes(-len(payload) % tarfile.BLOCKSIZE)):
                     offset += file.write(piece)
                     digest.update(piece)
-            entries.append(SampleEntry(key, members, attributes))
+            entries.append(SampleEntry(key, members, {name: _list(value) for name, value in lengths.items()}))
         if not entries:
             raise ValueError(f"{path}: a shard needs at least one sample")
         # The end of a tar: two empty blocks, filled up to a whole record.
@@ -45,7 +47,9 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes], dict[
         tail = bytes(end + -end % tarfile.RECORDSIZE - offset)
         offset += file.write(tail)
         digest.update(tail)
-    return ShardEntry(path.name, offset, digest.hexdigest(), tuple(entries))
+    table = encode_table(entries)
+    publish(table_path(path), table)
+    return ShardEntry(path.name, len(entries), offset, digest.hexdigest(), hashlib.sha256(table).hexdigest())
 
 
 def member_header(name: str, size: int) -> bytes:
@@ -67,6 +71,10 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(HASH_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _list(value: int | Sequence[int]) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)
 
 
 def _check_names(path: Path, key: str, fields: dict[str, bytes], seen: set[str]) -> None:

@@ -1,6 +1,6 @@
 """Records a data set of episodes: shards of every split, on all cores, continued where it was interrupted.
 
-Every shard is one task, written whole or not at all, with its index entry beside it; a split's index is written last.
+Every shard is one task, written whole or not at all, with its manifest entry beside it; a split's manifest comes last.
 Shard n holds the episodes of fixed seeds, so neither the number of processes nor an interruption changes a byte.
 One recording at a time may write into a folder.
 """
@@ -17,13 +17,13 @@ from typing import Any
 from data_pipelines.shards.atomic import publish, remove_partials
 from data_pipelines.shards.index import (
     INDEX_FILE,
+    Manifest,
     ShardEntry,
-    ShardIndex,
-    read_index,
-    shard_from_json,
-    shard_to_json,
-    write_index,
+    checked_entry,
+    read_manifest,
+    write_manifest,
 )
+from data_pipelines.shards.table import Lengths, table_path
 from data_pipelines.shards.writer import file_sha256, write_shard
 from data_pipelines.sources.episode import encode_episode
 from data_pipelines.sources.minigrid import action_names, make_environment, record_episode
@@ -122,12 +122,12 @@ def shard_tasks(folder: Path, recording: Recording, split: str) -> list[ShardTas
 def record_shard(task: ShardTask) -> int:
     """Records one shard, then its sidecar; returns its number of episodes."""
     shard = write_shard(task.path, _samples(task))
-    entry = {"recording": asdict(task.recording), "shard": shard_to_json(shard)}
+    entry = {"recording": asdict(task.recording), "shard": asdict(shard)}
     publish(_sidecar(task.path), json.dumps(entry, separators=(",", ":")).encode())
     return task.num_episodes
 
 
-def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], dict[str, int]]]:
+def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
     recording = task.recording
     for seed in range(task.first_seed, task.first_seed + task.num_episodes):
         episode = record_episode(
@@ -137,7 +137,7 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], dict[str,
             random_action_fraction=recording.random_action_fraction,
             image_size=recording.image_size,
         )
-        yield episode.key, encode_episode(episode), {"num_frames": len(episode.frames)}
+        yield episode.key, encode_episode(episode), {"frames": len(episode.frames)}
 
 
 def _ignore(_: int) -> None:
@@ -154,7 +154,7 @@ def _check_settings(folder: Path, recording: Recording) -> None:
     wanted = asdict(recording)
     found = [entry["recording"] for entry in _sidecars(folder).values()]
     if (folder / INDEX_FILE).exists():
-        found.append(read_index(folder).metadata.get("recording", {}))
+        found.append(read_manifest(folder).metadata.get("recording", {}))
     for there in found:
         differing = [
             f"{name} (there {there.get(name)!r}, wanted {value!r})"
@@ -169,20 +169,20 @@ def _check_settings(folder: Path, recording: Recording) -> None:
 
 
 def _is_complete(folder: Path) -> bool:
-    """The index is there and so is every shard, at its full size. (`data verify` reads all bytes; this does not.)"""
+    """The manifest is there and so is every shard, at its full size. (`data verify` reads all bytes; this does not.)"""
     if not (folder / INDEX_FILE).exists():
         return False
-    return all(_has_size(folder / shard.file, shard.size_bytes) for shard in read_index(folder).shards)
+    return all(_is_there(folder / shard.file, shard.size_bytes) for shard in read_manifest(folder).shards)
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _is_there(shard: Path, size: int) -> bool:
+    return shard.is_file() and shard.stat().st_size == size and table_path(shard).is_file()
 
 
 def _known(folder: Path) -> dict[str, ShardEntry]:
-    """Entries, by file name, of the shards that an index or a sidecar of `folder` vouches for."""
-    indexed = {s.file: s for s in read_index(folder).shards} if (folder / INDEX_FILE).exists() else {}
-    return indexed | {name: shard_from_json(entry["shard"]) for name, entry in _sidecars(folder).items()}
+    """Entries, by file name, of the shards that a manifest or a sidecar of `folder` vouches for."""
+    indexed = {s.file: s for s in read_manifest(folder).shards} if (folder / INDEX_FILE).exists() else {}
+    return indexed | {name: checked_entry(**entry["shard"]) for name, entry in _sidecars(folder).items()}
 
 
 def _missing(folder: Path, tasks: list[ShardTask]) -> list[ShardTask]:
@@ -191,21 +191,23 @@ def _missing(folder: Path, tasks: list[ShardTask]) -> list[ShardTask]:
 
     def intact(path: Path) -> bool:
         entry = known.get(path.name)
-        return entry is not None and _has_size(path, entry.size_bytes) and file_sha256(path) == entry.sha256
+        if entry is None or not _is_there(path, entry.size_bytes):
+            return False
+        return file_sha256(path) == entry.sha256 and file_sha256(table_path(path)) == entry.table_sha256
 
     return [task for task in tasks if not intact(task.path)]
 
 
 def _finish(folder: Path, tasks: list[ShardTask], metadata: dict[str, Any]) -> None:
-    """Writes the split's index from what is known of its shards, then drops the sidecars."""
+    """Writes the split's manifest from what is known of its shards, then drops the sidecars."""
     known = _known(folder)
-    write_index(folder, ShardIndex(tuple(known[task.path.name] for task in tasks), metadata))
+    write_manifest(folder, Manifest(tuple(known[task.path.name] for task in tasks), metadata))
     for task in tasks:
         _sidecar(task.path).unlink(missing_ok=True)
 
 
 def _sidecar(shard: Path) -> Path:
-    """Where a finished shard keeps its index entry until the whole split is done."""
+    """Where a finished shard keeps its manifest entry until the whole split is done."""
     return shard.with_name(f".{shard.name}.done")
 
 

@@ -1,8 +1,7 @@
-"""Which sample comes when: a pure function of (seed, stage, draw number).
+"""Which sample of a source comes when: a pure function of (seed, stage, source, draw number).
 
-A mixture is an endless list of draws. Ingredients alternate in cycles that hold exactly their share of draws, in an
-order shuffled per cycle; the k-th draw of an ingredient walks through its samples in a fresh permutation per epoch.
-Any draw is computed directly from its number, so resuming is a seek and no rank or worker count enters.
+Two-level shuffle, a fresh one each epoch: the shards are permuted and taken in groups of a few; the samples of a group
+are permuted. So a reader has few shards open at a time, and any draw is computed directly from its number.
 """
 
 from __future__ import annotations
@@ -15,23 +14,9 @@ import numpy as np
 
 from data_pipelines.stream.randomness import keyed_generator
 
-CYCLE_DRAWS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """Where a stream stands: the next row to give out is row `row` of window `window`."""
-
-    window: int = 0
-    row: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Ingredient:
-    """One entry of a mixture: how many samples it has and its share of the draws."""
-
-    num_samples: int
-    share: float
+GROUP_SAMPLES = 1 << 17
+"""Shards are grouped up to about so many samples, and to GROUP_SHARDS at most."""
+GROUP_SHARDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,51 +28,37 @@ class Draw:
     sample: int
 
 
-class MixtureOrder:
-    """The endless list of draws of one stage. `order[n]` is the n-th draw."""
+class SampleOrder:
+    """The endless list of samples of one source of `shard_samples` samples per shard. `order[n]` is (epoch, sample)."""
 
-    def __init__(self, ingredients: Sequence[Ingredient], seed: int, stage: str) -> None:
-        if not ingredients:
-            raise ValueError(f"stage {stage}: the mixture is empty")
-        for index, ingredient in enumerate(ingredients):
-            if ingredient.num_samples < 1:
-                raise ValueError(f"stage {stage}: ingredient {index} of the mixture has no samples")
-        self._ingredients = tuple(ingredients)
-        self._seed, self._stage = seed, stage
-        self._per_cycle = _largest_remainder([i.share for i in ingredients], CYCLE_DRAWS)
-        self._cycle = lru_cache(maxsize=8)(self._build_cycle)
-        self._permutation = lru_cache(maxsize=2 * len(ingredients))(self._build_permutation)
+    def __init__(self, shard_samples: Sequence[int] | np.ndarray, *key: int | str) -> None:
+        self._counts = np.asarray(shard_samples, dtype=np.int64)
+        self.num_samples = int(self._counts.sum())
+        if self.num_samples < 1:
+            raise ValueError(f"a source of {key} has no samples")
+        self._first = np.cumsum(self._counts) - self._counts
+        self._group_shards = int(max(1, min(GROUP_SHARDS, GROUP_SAMPLES * len(self._counts) // self.num_samples)))
+        self._key = key
+        self._shards = lru_cache(maxsize=2)(self._permute_shards)
+        self._group = lru_cache(maxsize=2)(self._permute_group)
 
-    def __getitem__(self, number: int) -> Draw:
-        cycle_number, place = divmod(number, CYCLE_DRAWS)
-        cycle, rank_within = self._cycle(cycle_number)
-        ingredient = int(cycle[place])
-        draw = cycle_number * int(self._per_cycle[ingredient]) + int(rank_within[place])
-        epoch, position = divmod(draw, self._ingredients[ingredient].num_samples)
-        return Draw(ingredient, epoch, int(self._permutation(ingredient, epoch)[position]))
+    def __getitem__(self, number: int) -> tuple[int, int]:
+        epoch, position = divmod(number, self.num_samples)
+        _, group_ends = self._shards(epoch)
+        group = int(np.searchsorted(group_ends, position, side="right"))
+        before = int(group_ends[group - 1]) if group else 0
+        return epoch, int(self._group(epoch, group)[position - before])
 
-    def generator(self, *purpose: int | str) -> np.random.Generator:
-        """A generator for one purpose of this stage's order."""
-        return keyed_generator(self._seed, self._stage, *purpose)
+    def _permute_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The shards in the order of an epoch, and how many samples come up to the end of every group of them."""
+        shards = keyed_generator(*self._key, "shards", epoch).permutation(len(self._counts))
+        ends = np.cumsum(self._counts[shards])
+        last = range(self._group_shards, len(shards) + self._group_shards, self._group_shards)
+        return shards, ends[np.minimum(last, len(ends)) - 1]
 
-    def _build_cycle(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ingredient of every draw of a cycle, and how many draws of it came earlier in the cycle."""
-        cycle = np.repeat(np.arange(len(self._ingredients)), self._per_cycle)
-        self.generator("cycle", number).shuffle(cycle)
-        one_hot = cycle[:, None] == np.arange(len(self._ingredients))
-        return cycle, (np.cumsum(one_hot, axis=0) - 1)[np.arange(len(cycle)), cycle]
-
-    def _build_permutation(self, ingredient: int, epoch: int) -> np.ndarray:
-        return self.generator("order", ingredient, epoch).permutation(self._ingredients[ingredient].num_samples)
-
-
-def _largest_remainder(shares: Sequence[float], total: int) -> np.ndarray:
-    """Whole numbers that sum to `total`, as near to `shares` as possible, at least 1 each."""
-    exact = np.asarray(shares, dtype=np.float64) / sum(shares) * total
-    counts = np.maximum(np.floor(exact).astype(np.int64), 1)
-    while counts.sum() != total:
-        step = 1 if counts.sum() < total else -1
-        error = (exact - counts) * step
-        error[counts + step < 1] = -np.inf
-        counts[int(np.argmax(error))] += step
-    return counts
+    def _permute_group(self, epoch: int, group: int) -> np.ndarray:
+        """The samples of a group, shuffled."""
+        shards = self._shards(epoch)[0][group * self._group_shards : (group + 1) * self._group_shards]
+        samples = np.concatenate([self._first[s] + np.arange(int(self._counts[s]), dtype=np.int64) for s in shards])
+        keyed_generator(*self._key, "samples", epoch, group).shuffle(samples)
+        return samples

@@ -63,7 +63,7 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     monkeypatch.setattr(module, "record_episode", interrupted_at_the_seventh)
     with pytest.raises(KeyboardInterrupt):
         record_dataset(tmp_path, small_recording(), processes=1)
-    assert sorted(contents(tmp_path)) == ["train/.train-000000.tar.done", "train/train-000000.tar"]
+    assert sorted(contents(tmp_path)) == ["train/.train-000000.tar.done", "train/train-000000.tar", "train/train-000000.tar.idx"]
     (tmp_path / "train/.train-000001.tar.99.partial").write_bytes(b"left by kill -9")
 
     with pytest.raises(ValueError, match="max_steps"):
@@ -93,7 +93,7 @@ def test_splits_share_no_seed_and_no_world(recorded: Path) -> None:
         episodes = [decode_episode(*reader.read(number)) for number in range(len(reader))]
         seeds[split] = {episode.seed for episode in episodes}
         worlds[split] = {episode.frames[0].tobytes() for episode in episodes}
-        assert [entry.attributes["num_frames"] for entry in reader.entries] == [len(e.frames) for e in episodes]
+        assert [reader.length(n, "frames")[0] for n in range(len(reader))] == [len(e.frames) for e in episodes]
     assert {split: len(seeds[split]) for split in seeds} == {"train": 10, "validation": 4, "test": 2}
     for one, other in combinations(seeds, 2):
         assert not seeds[one] & seeds[other] and not worlds[one] & worlds[other]
@@ -109,17 +109,17 @@ def test_so_many_episodes_that_the_seeds_would_meet_are_refused() -> None:
 def test_a_full_disk_keeps_finished_shards(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, syncs = os.fsync, []
 
-    def full_after_four(descriptor: int) -> None:
+    def full_after_six(descriptor: int) -> None:
         syncs.append(descriptor)
-        if len(syncs) > 4:
+        if len(syncs) > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(os, "fsync", full_after_four)
+    monkeypatch.setattr(os, "fsync", full_after_six)
     with pytest.raises(OSError, match=r"train-000001\.tar") as caught:
         record_dataset(tmp_path, small_recording(), processes=1)
     assert caught.value.errno == errno.ENOSPC
-    assert sorted(contents(tmp_path)) == ["train/.train-000000.tar.done", "train/train-000000.tar"]
+    assert sorted(contents(tmp_path)) == ["train/.train-000000.tar.done", "train/train-000000.tar", "train/train-000000.tar.idx"]
     monkeypatch.undo()
     assert record_dataset(tmp_path, small_recording(), processes=1)
     assert contents(tmp_path) == contents(recorded)

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_data import contents, flip
 
-from data_pipelines.shards.index import INDEX_FILE, ShardIndex, read_index, write_index
+from data_pipelines.shards.index import INDEX_FILE, Manifest, read_manifest, write_manifest
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.table import Lengths, SampleEntry, open_table, table_path
 from data_pipelines.shards.writer import write_shard
 
-Sample = tuple[str, dict[str, bytes], dict[str, int]]
+Sample = tuple[str, dict[str, bytes], Lengths]
 SAMPLES: list[Sample] = [("a-1", {"x.npy": b"12345", "json": b"{}"}, {"num_frames": 3}), ("a-2", {"x.npy": b""}, {})]
 
 
@@ -33,12 +36,13 @@ def test_members_are_where_the_index_says(tmp_path_factory: pytest.TempPathFacto
     raw = (folder / "a.tar").read_bytes()
     assert entry.size_bytes == len(raw) and len(raw) % tarfile.RECORDSIZE == 0
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
-        for member, sample in zip(tar.getmembers(), entry.samples, strict=True):
+        for number, (member, sample) in enumerate(zip(tar.getmembers(), open_table(folder / "a.tar.idx", len(samples)).samples(), strict=True)):
             place = sample.members["x.bin"]
             assert (member.name, member.offset_data, member.size) == (f"{sample.key}.x.bin", place.offset, place.size)
             assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
-    write_index(folder, ShardIndex((entry,), {"kind": "test"}))
-    assert read_index(folder) == ShardIndex((entry,), {"kind": "test"})
+            assert sample.lengths == {"n": [number]}
+    write_manifest(folder, Manifest((entry,), {"kind": "test"}))
+    assert read_manifest(folder) == Manifest((entry,), {"kind": "test"})
     reader = ShardReader(folder)
     assert [reader.read(i) for i in range(len(reader))] == [(key, fields) for key, fields, _ in samples]
 
@@ -93,19 +97,20 @@ def test_a_truncated_shard_names_shard_key_offset_and_cure(copied: Path) -> None
     train = copied / "train"
     reader = ShardReader(train)
     shard = train / "train-000000.tar"
-    place = reader.entries[2].members["rewards.npy"]
+    sample = reader.entry(2)
+    place = sample.members["rewards.npy"]
     os.truncate(shard, place.offset + 3)
-    assert reader.read(1)[0] == reader.entries[1].key
-    named = f"train-000000.*{reader.entries[2].key}.*rewards.*byte {place.offset}"
+    assert reader.read(1)[0] == reader.key(1)
+    named = f"train-000000.*{sample.key}.*rewards.*byte {place.offset}"
     with pytest.raises(ValueError, match=f"{named}.*truncated.*data verify"):
         reader.read(2)
 
 
 def test_a_changed_byte_is_refused(copied: Path) -> None:
     reader = ShardReader(copied / "train")
-    place = reader.entries[5].members["frames.png"]
+    place = reader.entry(5).members["frames.png"]
     flip(copied / "train/train-000001.tar", place.offset + 20)
-    with pytest.raises(ValueError, match=f"{reader.entries[5].key}.*frames.png at byte {place.offset}.*checksum"):
+    with pytest.raises(ValueError, match=f"{reader.key(5)}.*frames.png at byte {place.offset}.*checksum"):
         reader.read(5)
 
 
@@ -125,28 +130,51 @@ def test_a_folder_without_data_says_how_to_make_it(tmp_path: Path, name: str) ->
 def test_a_shard_outside_the_folder_is_never_opened(copied: Path, name: object) -> None:
     path = copied / "train" / INDEX_FILE
     index = json.loads(path.read_text())
-    index["shards"][0]["file"] = name
+    index["shards"]["file"][0] = name
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"index\.json is malformed.*not a plain file name"):
         ShardReader(copied / "train")
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"metadata": {}, "shards": [{}]}', '{"metadata": 1, "shards": []}']
+    "content", ["", "{", "[]", "{}", '{"metadata": {}, "shards": {"file": []}}', '{"metadata": 1, "shards": {}}']
 )
 def test_a_malformed_index_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / INDEX_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"index\.json"):
-        read_index(tmp_path)
+        read_manifest(tmp_path)
 
 
-def test_negative_offsets_are_refused(copied: Path) -> None:
+@pytest.mark.parametrize("column", ["num_samples", "size_bytes"])
+def test_negative_counts_are_refused(copied: Path, column: str) -> None:
     path = copied / "validation" / INDEX_FILE
     index = json.loads(path.read_text())
-    index["shards"][0]["samples"][0][1]["json"][0] = -1
+    index["shards"][column][0] = -1
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match="-1"):
-        read_index(copied / "validation")
+        read_manifest(copied / "validation")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_table_with_a_changed_byte_is_refused(recorded: Path, place: int, change: int) -> None:
+    """By its hash; and even unhashed, it is refused or gives entries, never a crash."""
+    train = recorded / "train"
+    original = table_path(train / "train-000000.tar").read_bytes()
+    damaged = bytearray(original)
+    damaged[place % len(original)] ^= change
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in ("index.json", "train-000000.tar"):
+            shutil.copy(train / file, scratch)
+        path = table_path(Path(scratch) / "train-000000.tar")
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"train-000000\.tar\.idx: its SHA-256"):
+            ShardReader(Path(scratch)).read(0)
+        try:
+            entries = list(open_table(path, 4).samples())
+        except (ValueError, UnicodeDecodeError, IndexError):
+            return
+        assert all(isinstance(entry, SampleEntry) for entry in entries)
 
 
 FORKED_READER = """
@@ -177,6 +205,6 @@ def test_only_so_many_shards_stay_open(recorded: Path, monkeypatch: pytest.Monke
     reader = ShardReader(recorded / "train")
     keys = [reader.read(number)[0] for number in range(len(reader))]
     assert len(set(keys)) == 10
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2, "a shard and its table"
     with pytest.raises(IndexError, match=r"0\.\.9"):
         reader.read(10)

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from recorded_data import flip
 
-from data_pipelines.shards.index import ShardIndex, read_index, write_index
+from data_pipelines.shards.index import Manifest, write_manifest
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.stats import dataset_stats
+from data_pipelines.shards.table import open_table
 from data_pipelines.shards.verify import verify_dataset
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import decode_episode
@@ -31,8 +32,8 @@ def test_a_sound_data_set_has_no_problems(recorded: Path) -> None:
 
 def places(folder: Path) -> list[tuple[str, str, int, int]]:
     """(key, field, offset, size) of the first training shard."""
-    shard = read_index(folder / "train").shards[0]
-    return [(s.key, f, m.offset, m.size) for s in shard.samples for f, m in s.members.items()]
+    table = open_table(folder / "train/train-000000.tar.idx", 4)
+    return [(s.key, f, m.offset, m.size) for s in table.samples() for f, m in s.members.items()]
 
 
 @pytest.mark.parametrize("part", ["payload", "header", "padding"])
@@ -89,7 +90,7 @@ def test_an_episode_with_a_one_byte_picture_is_named(copied: Path) -> None:
     samples = [(*reader.read(number), {}) for number in range(len(reader))]
     samples[2][1]["frames.png"] = b"\x89"
     shard = write_shard(copied / "validation/validation-000000.tar", samples)
-    write_index(copied / "validation", ShardIndex((shard,), reader.metadata))
+    write_manifest(copied / "validation", Manifest((shard,), reader.metadata))
     (problem,) = verify_dataset(copied).problems
     assert problem.key == samples[2][0] and "frames.png is not a readable image" in problem.what
 
@@ -97,8 +98,8 @@ def test_an_episode_with_a_one_byte_picture_is_named(copied: Path) -> None:
 def test_a_key_used_in_both_splits_is_found(copied: Path) -> None:
     reader = ShardReader(copied / "train")
     entry = write_shard(copied / "validation/validation-000000.tar", [(*reader.read(0), {})])
-    write_index(copied / "validation", ShardIndex((entry,), {}))
-    assert {problem.key for problem in verify_dataset(copied).problems} == {reader.entries[0].key}
+    write_manifest(copied / "validation", Manifest((entry,), {}))
+    assert {problem.key for problem in verify_dataset(copied).problems} == {reader.key(0)}
 
 
 def test_no_data_says_how_to_make_it(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_stock_webdataset_reads_and_decodes_every_field(recorded: Path) -> None:
     reader = ShardReader(recorded / "train")
     urls = [str(path) for path in sorted((recorded / "train").glob("*.tar"))]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
-    assert [sample["__key__"] for sample in samples] == [entry.key for entry in reader.entries]
+    assert [sample["__key__"] for sample in samples] == [entry.key for entry in reader.entries()]
     for number, sample in enumerate(samples):
         episode = decode_episode(*reader.read(number))
         assert np.array_equal(sample["frames.png"], picture(episode.frames))

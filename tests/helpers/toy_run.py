@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_pipelines.sources.recording import Recording, record_dataset
-from data_pipelines.stream.order import StreamState
+from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig
 from unimodel.config_file import settings_of, validate

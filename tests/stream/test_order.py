@@ -1,76 +1,69 @@
-"""The order of a mixture: a pure function of (seed, stage, draw number) with exact shares and whole epochs.
+"""The order of a source: a pure function of (seed, stage, source, draw number), whole epochs, few shards at a time.
 
 Run: pytest tests/stream/test_order.py
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.stream.order import CYCLE_DRAWS, Ingredient, MixtureOrder
+from data_pipelines.stream import order as module
+from data_pipelines.stream.order import SampleOrder
 
-ingredients = st.lists(st.builds(Ingredient, st.integers(1, 40), st.floats(0.1, 10.0)), min_size=1, max_size=4)
+shards = st.lists(st.integers(0, 9), min_size=1, max_size=60).filter(any)
 
 
-@given(ingredients, st.integers(0, 1000), st.lists(st.integers(0, 5000), min_size=1, max_size=30))
+@given(shards, st.integers(0, 1000), st.lists(st.integers(0, 2000), min_size=1, max_size=20))
 @settings(max_examples=50)
-def test_draw_is_a_pure_function_of_its_number(mixture: list[Ingredient], seed: int, numbers: list[int]) -> None:
+def test_a_draw_is_a_pure_function_of_its_number(counts: list[int], seed: int, numbers: list[int]) -> None:
     """Asked in any order, by any number of readers."""
-    one, fresh = MixtureOrder(mixture, seed, "s"), MixtureOrder(mixture, seed, "s")
+    one, fresh = SampleOrder(counts, seed, "s"), SampleOrder(counts, seed, "s")
     forwards = {n: one[n] for n in sorted(numbers)}
     assert all(fresh[n] == forwards[n] for n in reversed(numbers))
-    assert all(MixtureOrder(mixture, seed, "s")[n] == forwards[n] for n in numbers[:3])
+    assert all(SampleOrder(counts, seed, "s")[n] == forwards[n] for n in numbers[:3])
 
 
-@given(ingredients, st.integers(0, 1000))
+@given(shards, st.integers(0, 1000))
 @settings(max_examples=50)
-def test_every_sample_comes_exactly_once_per_epoch(mixture: list[Ingredient], seed: int) -> None:
-    order = MixtureOrder(mixture, seed, "s")
-    seen: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number in range(10 * CYCLE_DRAWS):
-        draw = order[number]
-        seen[draw.ingredient, draw.epoch].append(draw.sample)
-    for index, ingredient in enumerate(mixture):
-        epochs = [samples for (i, _), samples in sorted(seen.items()) if i == index]
-        assert epochs, "no ingredient is left out"
-        for whole in epochs[:-1]:
-            assert sorted(whole) == list(range(ingredient.num_samples))
-        assert len(set(epochs[-1])) == len(epochs[-1]), "nothing twice in the epoch under way"
+def test_every_sample_comes_exactly_once_per_epoch(counts: list[int], seed: int) -> None:
+    order = SampleOrder(counts, seed, "s")
+    total = sum(counts)
+    for epoch in range(3):
+        drawn = [order[n] for n in range(epoch * total, (epoch + 1) * total)]
+        assert {e for e, _ in drawn} == {epoch}
+        assert sorted(sample for _, sample in drawn) == list(range(total))
 
 
-@pytest.mark.parametrize(
-    ("shares", "per_cycle"),
-    [
-        ([1.0], [64]),
-        ([1.0, 1.0], [32, 32]),
-        ([3.0, 1.0], [48, 16]),
-        ([2.0, 1.0, 1.0], [32, 16, 16]),
-        ([1e-6, 1.0], [1, 63]),
-    ],
-)
-def test_shares_are_exact_in_every_cycle(shares: list[float], per_cycle: list[int]) -> None:
-    order = MixtureOrder([Ingredient(50, share) for share in shares], 3, "s")
-    for cycle in range(5):
-        drawn = Counter(order[n].ingredient for n in range(cycle * CYCLE_DRAWS, (cycle + 1) * CYCLE_DRAWS))
-        assert [drawn[i] for i in range(len(shares))] == per_cycle
+def test_a_reader_needs_few_shards_at_a_time() -> None:
+    order = SampleOrder([10] * 100, 0, "s")
+    shard = np.array([order[n][1] // 10 for n in range(1000)])
+    open_at_once = [len(set(shard[start : start + 10 * module.GROUP_SHARDS])) for start in range(0, 1000, 160)]
+    assert max(open_at_once) <= module.GROUP_SHARDS
+    assert len(set(shard[:160])) == module.GROUP_SHARDS, "and mixes that many"
 
 
-def test_seed_stage_and_epoch_each_change_the_order() -> None:
-    def samples(seed: int, stage: str, epoch: int) -> list[int]:
-        order = MixtureOrder([Ingredient(64, 1.0)], seed, stage)
-        return [order[n].sample for n in range(64 * epoch, 64 * (epoch + 1))]
+def test_large_shards_are_shuffled_in_smaller_groups() -> None:
+    order = SampleOrder([module.GROUP_SAMPLES // 2] * 8, 0, "s")
+    shard = [order[n][1] // (module.GROUP_SAMPLES // 2) for n in range(0, 8 * module.GROUP_SAMPLES // 2, 1000)]
+    changes = sum(a != b for a, b in zip(shard, shard[1:], strict=False))
+    assert len(set(shard)) == 8 and changes > 100, "two shards are mixed"
+    assert len(set(shard[: module.GROUP_SAMPLES // 1000])) == 2
 
-    orders = [samples(0, "a", 0), samples(1, "a", 0), samples(0, "b", 0), samples(0, "a", 1)]
-    assert all(sorted(order) == list(range(64)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4
+
+def test_seed_stage_source_and_epoch_each_change_the_order() -> None:
+    def samples(*key: int | str, epoch: int = 0) -> list[int]:
+        order = SampleOrder([8] * 8, *key)
+        return [order[n][1] for n in range(64 * epoch, 64 * (epoch + 1))]
+
+    keys = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
+    orders = [*(samples(*key) for key in keys), samples(0, "a", 0, epoch=1)]
+    assert len({tuple(order) for order in orders}) == 5
     assert orders[0] != list(range(64)), "shuffled"
 
 
-@pytest.mark.parametrize("mixture", [[], [Ingredient(0, 1.0)]])
-def test_nothing_to_draw_is_refused(mixture: list[Ingredient]) -> None:
-    with pytest.raises(ValueError, match="stage mine"):
-        MixtureOrder(mixture, 0, "mine")
+def test_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        SampleOrder([0, 0], 0, "s")

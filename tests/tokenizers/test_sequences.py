@@ -9,16 +9,14 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from toy_sequences import BOS_ID, BUILDER, EOS_ID, PAD_ID, VOCABULARY, toy_episode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode
 
-from data_pipelines.stream.order import Draw, Ingredient, MixtureOrder
-from data_pipelines.stream.packing import PackedStream
-from unimodel.batch import GRID_SPACING, STEP_MODALITIES, CorruptedSequence, Role, Span, TokenSequence
-from unimodel.config import NextTokenConfig
-from unimodel.objectives.next_token import next_token
+from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Role, Span, TokenSequence
 from unimodel.tokenizers.action import reward_codes
-from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised
-from unimodel.tokenizers.unified import TokenisedEpisode
+from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised, tokenised_lengths
+from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, sequence_length
 from unimodel.vocabulary import Modality
 
 EPISODE = toy_episode(2, steps=6)
@@ -140,15 +138,19 @@ def test_tokenised_episode_survives_its_shard() -> None:
         decode_tokenised(EPISODE.key, fields_of_shard)
 
 
-def test_caption_longer_than_a_row_is_refused_with_the_numbers() -> None:
-    caption = np.full(300, 5)
-
-    def build(draw: Draw) -> CorruptedSequence:
-        sequence = BUILDER.image_to_text(EPISODE.frames[0], caption, f"e{draw.sample}")
-        return next_token(sequence, NextTokenConfig(kind="next_token"), 0)
-
-    order = MixtureOrder([Ingredient(3, 1.0)], 0, "stage")
-    stream = PackedStream(order, build, rows=2, row_tokens=256, pad_id=PAD_ID)
-    length = len(build(Draw(0, 0, 0)))
-    with pytest.raises(ValueError, match=rf"{length} tokens does not fit a row of 256: raise batch\.row_tokens"):
-        next(stream)
+@settings(max_examples=60)
+@given(st.integers(1, 9), st.integers(0, 8), st.sampled_from(["clip", "text_to_image", "image_to_text", "interaction"]))
+def test_the_length_of_a_sequence_is_known_before_it_is_made(frames: int, start: int, kind: str) -> None:
+    start = min(start, EPISODE.num_frames - 1)
+    picture, caption = EPISODE.frames[start], EPISODE.captions[start]
+    sequence = {
+        "clip": lambda: BUILDER.clip(EPISODE, start, frames),
+        "text_to_image": lambda: BUILDER.text_to_image(caption, picture, EPISODE.key),
+        "image_to_text": lambda: BUILDER.image_to_text(picture, caption, EPISODE.key),
+        "interaction": lambda: BUILDER.interaction(EPISODE, start, frames),
+    }[kind]()
+    lengths = tokenised_lengths(EPISODE)
+    rows, columns = EPISODE.frames.shape[1:]
+    captions = np.array(lengths["captions"])
+    shape = EpisodeShape(EPISODE.num_frames, rows, columns, len(EPISODE.mission), captions)
+    assert len(sequence) == sequence_length(kind, shape, start, frames)

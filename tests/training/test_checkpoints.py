@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_run import TinyRun, require_same_end, tiny_run, train_here
 
-from data_pipelines.stream.order import StreamState
+from data_pipelines.stream.plan import StreamState
 from unimodel.config_file import load_config
 from unimodel.training.checkpoint import (
     AVERAGE,
@@ -34,7 +34,7 @@ FILES = (WEIGHTS, AVERAGE, OPTIMIZER, STATE)
 
 
 def position(step: int, stage: str = "one", done: bool = False) -> TrainPosition:
-    return TrainPosition(step, stage, step, done, StreamState(2, step))
+    return TrainPosition(step, stage, step, done, StreamState(2, step, (7, 9), (0.1, -0.1)))
 
 
 def saved(folder: Path, step: int, stage: str = "one", done: bool = False) -> Path:

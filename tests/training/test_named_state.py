@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_run import TinyRun, tiny_run, train_here
 
-from data_pipelines.stream.order import StreamState
+from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch
 from unimodel.config import EngineConfig
@@ -59,7 +59,7 @@ class Trainer:
         self.engine: Any = build_engine(self.backbone, settings, self.stage, device)
         self.state = NamedState(self.engine)
         data = StageData(run.run.tokens / "train", self.bundle.builder, "interactive", self.stage, 0)
-        self.stream = data.stream(StreamState(), 0, 1, self.bundle.pad_id)
+        self.stream = data.stream(StreamState(), self.bundle.pad_id)
 
     def start(self, step: int = 0) -> Trainer:
         self.state.initialise(step, with_average=True)
@@ -67,7 +67,7 @@ class Trainer:
 
     def train(self, steps: int = 1) -> Trainer:
         for _ in range(steps):
-            self.step_on(next(self.stream))
+            self.step_on(next(self.stream).batch)
         return self
 
     def step_on(self, batch: PackedBatch) -> float:
@@ -164,7 +164,7 @@ def test_optimizer_state_that_is_not_there_is_named(zero: int) -> None:
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_loss_that_is_not_finite_stops_before_any_weight_is_touched(zero: int) -> None:
     trainer = Trainer(zero).start().train(1)
-    before, batch = trainer.everything(), next(trainer.stream)
+    before, batch = trainer.everything(), next(trainer.stream).batch
     with pytest.raises(FloatingPointError, match=r"not finite: lower optimizer\.learning_rate"):
         trainer.step_on(replace(batch, weight=batch.weight * float("nan")))
     assert all(equal(there, here) for there, here in zip(before, trainer.everything(), strict=True))

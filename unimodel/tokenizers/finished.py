@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from data_pipelines.shards.index import INDEX_FILE, read_index, split_folders
+from data_pipelines.shards.index import INDEX_FILE, read_manifest, split_folders
 from data_pipelines.shards.writer import file_sha256
 from unimodel.config import RunConfig
 from unimodel.config_file import settings_of
@@ -48,13 +48,13 @@ def has_tokens(config: RunConfig, run: RunFolder) -> bool:
 def has_tokens_of(config: RunConfig, run: RunFolder, split: str) -> bool:
     """The same for one split."""
     target = run.tokens / split
-    return (target / INDEX_FILE).exists() and read_index(target).metadata == tokens_metadata(config, run, split)
+    return (target / INDEX_FILE).exists() and read_manifest(target).metadata == tokens_metadata(config, run, split)
 
 
 def tokens_metadata(config: RunConfig, run: RunFolder, split: str) -> dict[str, Any]:
     """What the codes of a split are made from: bytes of data, bytes of tokenizers."""
     source = split_folders(config.data.folder)[split]
-    hashes = [shard.sha256 for shard in read_index(source).shards]
+    hashes = [shard.sha256 for shard in read_manifest(source).shards]
     return {"kind": "tokenised episodes", "tokenizers": tokenizers_hash(run), "source": hashes}
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.shards.index import ShardEntry, ShardIndex, split_folders, write_index
+from data_pipelines.shards.index import Manifest, ShardEntry, split_folders, write_manifest
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import Episode, decode_episode
 from unimodel.config import RunConfig
@@ -23,7 +24,7 @@ from unimodel.tokenizers.finished import (
     tokens_metadata,
 )
 from unimodel.tokenizers.text import encode_text, train_text_tokenizer
-from unimodel.tokenizers.tokenised_shards import encode_tokenised
+from unimodel.tokenizers.tokenised_shards import encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.train_image import train_image_tokenizer
 from unimodel.tokenizers.unified import TokenisedEpisode
 
@@ -74,7 +75,7 @@ def tokenise_dataset(config: RunConfig, run: RunFolder) -> None:
                 shards.append(
                     write_shard(target / f"tokens-{len(shards):06d}.tar", _tokenised(reader, numbers, bundle, bar))
                 )
-        write_index(target, ShardIndex(tuple(shards), tokens_metadata(config, run, split)))
+        write_manifest(target, Manifest(tuple(shards), tokens_metadata(config, run, split)))
 
 
 def read_episodes(folder: Path, limit: int | None = None) -> Iterator[Episode]:
@@ -99,10 +100,10 @@ def tokenise_episode(episode: Episode, bundle: TokenizerBundle) -> TokenisedEpis
 
 def _tokenised(
     reader: ShardReader, numbers: range, bundle: TokenizerBundle, bar: ProgressBar
-) -> Iterator[tuple[str, dict[str, bytes], dict[str, int]]]:
+) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
     for number in numbers:
         episode = tokenise_episode(decode_episode(*reader.read(number)), bundle)
-        yield episode.key, encode_tokenised(episode), {"num_frames": episode.num_frames}
+        yield episode.key, encode_tokenised(episode), tokenised_lengths(episode)
         bar.advance(1)
 
 

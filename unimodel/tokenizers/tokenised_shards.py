@@ -6,7 +6,10 @@ import io
 
 import numpy as np
 
-from unimodel.tokenizers.unified import TokenisedEpisode
+from data_pipelines.shards.npy import decode_npy
+from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.table import Lengths
+from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
 FIELDS = ("frames", "actions", "rewards", "done", "mission", "captions", "caption_lengths")
 
@@ -25,10 +28,27 @@ def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
     return {f"{name}.npy": _to_npy(arrays[name]) for name in FIELDS}
 
 
+def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
+    """What the index says of it: enough to know the length of any sequence made from it."""
+    return {
+        "frames": episode.num_frames,
+        "grid": list(episode.frames.shape[1:]),
+        "mission": len(episode.mission),
+        "captions": [len(caption) for caption in episode.captions],
+    }
+
+
+def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
+    """The shape of sample `number`, from the index. Raises ValueError when the shards are not tokenised ones."""
+    (rows, columns), mission, captions = (reader.length(number, name) for name in ("grid", "mission", "captions"))
+    return EpisodeShape(len(captions), int(rows), int(columns), int(mission[0]), captions)
+
+
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and field that cannot be read."""
     arrays = {name: _from_npy(key, name, fields) for name in FIELDS}
-    ends = np.cumsum(arrays["caption_lengths"].astype(np.int64))[:-1]
+    ends = np.cumsum(arrays["caption_lengths"], dtype=np.int64).tolist()
+    captions = arrays["captions"].astype(np.int64)
     return TokenisedEpisode(
         key=key,
         frames=arrays["frames"].astype(np.int64),
@@ -36,7 +56,7 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
         rewards=arrays["rewards"],
         done=arrays["done"],
         mission=arrays["mission"].astype(np.int64),
-        captions=tuple(np.split(arrays["captions"].astype(np.int64), ends)),
+        captions=tuple(captions[start:stop] for start, stop in zip([0, *ends], ends, strict=False)),
     )
 
 
@@ -48,7 +68,7 @@ def _to_npy(array: np.ndarray) -> bytes:
 
 def _from_npy(key: str, name: str, fields: dict[str, bytes]) -> np.ndarray:
     try:
-        return np.lib.format.read_array(io.BytesIO(fields[f"{name}.npy"]), allow_pickle=False)
+        return decode_npy(fields[f"{name}.npy"])
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"sample {key}: field {name}.npy is missing or damaged ({error}): tokenise the data again"

@@ -46,6 +46,30 @@ class TokenisedEpisode:
         return len(self.frames)
 
 
+@dataclass(frozen=True, slots=True)
+class EpisodeShape:
+    """All that the length of a sequence depends on; `mission_tokens` and `caption_tokens` [frames] without bos, eos."""
+
+    num_frames: int
+    rows: int
+    columns: int
+    mission_tokens: int
+    caption_tokens: np.ndarray
+
+
+def sequence_length(kind: str, shape: EpisodeShape, start: int, frames: int) -> int:
+    """Tokens of what `SequenceBuilder` lays out as `kind` from frame `start` on, of up to `frames` frames."""
+    text = 2 + (shape.mission_tokens if kind == "interaction" else int(shape.caption_tokens[start]))
+    frame = 1 + shape.rows * shape.columns
+    length = max(shape.rows, shape.columns) + text + frame
+    steps = min(start + frames, shape.num_frames) - start - 1
+    if kind == "clip":
+        return length + steps * (1 + frame)
+    if kind == "interaction":
+        return length + 1 + steps * (1 + frame + 2)
+    return length
+
+
 class SequenceBuilder:
     """Lays out sequences for one vocabulary and text tokenizer (its bos and eos ids)."""
 

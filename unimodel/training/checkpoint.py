@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipelines.shards.writer import file_sha256
-from data_pipelines.stream.order import StreamState
+from data_pipelines.stream.plan import StreamState
 from unimodel.run_folder import sync_folder, write_json
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         position, hashes = state["position"], dict(state["sha256"])
         checkpoint = Checkpoint(
-            folder, TrainPosition(**{**position, "stream": StreamState(**position["stream"])}), state["config"]
+            folder, TrainPosition(**{**position, "stream": StreamState.from_json(position["stream"])}), state["config"]
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {folder}: {STATE} is missing or damaged ({error})") from None

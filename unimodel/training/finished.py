@@ -9,7 +9,7 @@ from unimodel.config_file import settings_of
 from unimodel.run_folder import RunFolder
 from unimodel.training.checkpoint import Checkpoint, newest_checkpoint, stage_checkpoint
 
-MAY_CHANGE_ON_RESUME = ("engine", "checkpoint", "evaluation", "runs_folder")
+MAY_CHANGE_ON_RESUME = ("engine", "checkpoint", "evaluation", "runs_folder", "data.workers", "data.max_bad_samples")
 
 
 def is_trained(config: RunConfig, run: RunFolder) -> bool:
@@ -43,9 +43,7 @@ def last_finished_stage(config: RunConfig, run: RunFolder) -> str:
 def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Raises ValueError listing what differs between `config` and the one the checkpoint was made with."""
     now, then = settings_of(config), checkpoint.config
-    differing = [
-        key for key in now if key not in MAY_CHANGE_ON_RESUME for key in _differences(now[key], then.get(key), key)
-    ]
+    differing = [difference for key in now for difference in _differences(now[key], then.get(key), key)]
     if differing:
         raise ValueError(
             f"{checkpoint.folder} was made with another config; different: {', '.join(differing[:5])}. "
@@ -54,6 +52,8 @@ def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
 
 
 def _differences(now: Any, then: Any, key: str) -> list[str]:
+    if key in MAY_CHANGE_ON_RESUME:
+        return []
     if isinstance(now, dict) and isinstance(then, dict):
         return [d for k in sorted({*now, *then}) for d in _differences(now.get(k), then.get(k), f"{key}.{k}")]
     return [] if now == then else [f"{key} (was {then!r}, is {now!r})"]

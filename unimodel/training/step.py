@@ -30,23 +30,32 @@ class StepReport:
     padding_fraction: float
     gradient_norm: float | None
     """None where the engine does not report one (ZeRO 0)."""
+    bad_samples: int
+    """Samples that the ranks left out of the batch."""
     stop_requested: bool
     """Some rank was asked to stop."""
 
 
 def train_step(
-    engine: Any, batch: PackedBatch, stage: StageConfig, vocabulary: Vocabulary, *, stop_requested: bool
+    engine: Any,
+    batch: PackedBatch,
+    stage: StageConfig,
+    vocabulary: Vocabulary,
+    *,
+    bad_samples: int = 0,
+    stop_requested: bool = False,
 ) -> StepReport:
     """Runs this rank's `batch` [rows per rank, length] through forward, backward and update.
 
     Raises FloatingPointError, before any weight is touched, when the loss is not finite.
     """
     num_objectives, num_ranks = len(stage.objectives), dist.get_world_size()
-    header = torch.tensor([batch.num_tokens, batch.target.numel(), float(stop_requested)], dtype=torch.float64)
+    counts = [batch.num_tokens, batch.target.numel(), bad_samples, float(stop_requested)]
+    header = torch.tensor(counts, dtype=torch.float64)
     objectives = list(stage.objectives.values())
     shared = torch.cat([normalisers(batch, objectives), header.to(batch.target.device)])
     dist.all_reduce(shared)
-    tokens, places, stops = shared[num_objectives:].tolist()
+    tokens, places, all_bad_samples, stops = shared[num_objectives:].tolist()
     normaliser = shared[:num_objectives]
 
     coefficients = [objective.coefficient for objective in objectives]
@@ -81,6 +90,7 @@ def train_step(
         tokens=int(tokens),
         padding_fraction=1 - tokens / places,
         gradient_norm=None if norm is None else float(norm),
+        bad_samples=int(all_bad_samples),
         stop_requested=stops > 0,
     )
 

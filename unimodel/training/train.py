@@ -7,25 +7,24 @@ for every stage that is not done:
 
 from __future__ import annotations
 
-import json
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipelines.stream.order import StreamState
+from data_pipelines.stream.loader import StepBatch, is_worker_death
+from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
-from unimodel.errors import Stopped
+from unimodel.errors import RunError, Stopped
 from unimodel.observe.progress import ProgressBar, say
-from unimodel.run_folder import RunFolder, truncate_json_lines
+from unimodel.run_folder import RunFolder, append_json_line, truncate_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import (
@@ -44,6 +43,7 @@ from unimodel.training.finished import is_done, require_same_config
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
 from unimodel.training.named_state import AVERAGE as AVERAGE_KEY
 from unimodel.training.named_state import MOMENTS, NamedState
+from unimodel.training.quarantine import quarantine
 from unimodel.training.schedule import learning_rate
 from unimodel.training.step import StepReport, train_step
 
@@ -83,15 +83,23 @@ def train(config: RunConfig) -> None:
     last_step = checkpoint.position.step if checkpoint else 0
     if is_main:
         run.store_config(config)
-        truncate_json_lines(run.metrics, last_step)
-        truncate_json_lines(run.timing, last_step)
+        for lines in (run.metrics, run.timing, run.quarantine):
+            truncate_json_lines(lines, last_step)
     stop = _StopSignal()
     stop.listen()
-    for name, stage in config.ordered_stages:
-        if checkpoint is not None and is_done(config, checkpoint, name):
-            continue
-        trainer = _StageTrainer(config, run, bundle, device, name, stage, checkpoint)
-        checkpoint = trainer.run_stage(stop)
+    try:
+        for name, stage in config.ordered_stages:
+            if checkpoint is not None and is_done(config, checkpoint, name):
+                continue
+            trainer = _StageTrainer(config, run, bundle, device, name, stage, checkpoint)
+            checkpoint = trainer.run_stage(stop)
+    except RuntimeError as error:
+        if not is_worker_death(error):
+            raise
+        raise RunError(
+            f"a data worker died or hangs ({error}); killed often means out of memory: lower data.workers, or run the "
+            "same command again to go on from the last checkpoint"
+        ) from None
 
 
 class _StageTrainer:
@@ -127,7 +135,8 @@ class _StageTrainer:
         self.state = NamedState(self.engine)
         self._restore_optimizer(checkpoint, resumed, weights)
         data = StageData(run.tokens / "train", bundle.builder, name, stage, config.seed)
-        self.stream = data.stream(self.position.stream, dist.get_rank(), dist.get_world_size(), bundle.pad_id)
+        ranks = {"rank": dist.get_rank(), "num_ranks": dist.get_world_size()}
+        self.stream = data.stream(self.position.stream, bundle.pad_id, **ranks, workers=config.data.workers)
 
     def _restore_optimizer(self, checkpoint: Checkpoint | None, resumed: bool, weights: dict[str, Tensor]) -> None:
         averaging = self.stage.optimizer.ema_decay > 0
@@ -154,19 +163,25 @@ class _StageTrainer:
             for stage_step in range(first, self.stage.steps):
                 began = time.monotonic()
                 rate = self._set_learning_rate(stage_step)
-                batch = next(self.stream).to(self.device)
+                step = next(self.stream)
                 loaded = time.monotonic()
                 report = train_step(
-                    self.engine, batch, self.stage, self.bundle.vocabulary, stop_requested=stop.requested
+                    self.engine,
+                    step.batch.to(self.device),
+                    self.stage,
+                    self.bundle.vocabulary,
+                    bad_samples=len(step.bad_samples),
+                    stop_requested=stop.requested,
                 )
                 if self.stage.optimizer.ema_decay > 0:
                     self.state.update_average(self.stage.optimizer.ema_decay)
                 done = stage_step + 1 == self.stage.steps
-                self.position = TrainPosition(
-                    self.position.step + 1, self.name, stage_step + 1, done, self.stream.state
-                )
+                self.position = TrainPosition(self.position.step + 1, self.name, stage_step + 1, done, step.state)
+                if report.bad_samples:
+                    limit = self.config.data.max_bad_samples
+                    quarantine(self.run, self.position.step, step.bad_samples, limit)
                 seconds = time.monotonic() - began
-                self._write_metrics(report, rate, seconds, loaded - began)
+                self._write_metrics(step, report, rate, seconds, loaded - began)
                 bar.advance(1, describe(report, seconds))
                 if done or report.stop_requested or (stage_step + 1) % self.config.checkpoint.every_steps == 0:
                     self.save()
@@ -174,6 +189,7 @@ class _StageTrainer:
                     raise Stopped(f"stopped at step {self.position.step}, saved; run the same command again to go on")
         checkpoint = newest_checkpoint(self.run.checkpoints, lambda message: say(message, quiet=not self.is_main))
         assert checkpoint is not None
+        self.stream.close()
         self.engine.destroy()
         return checkpoint
 
@@ -195,9 +211,14 @@ class _StageTrainer:
             group["lr"] = rate
         return rate
 
-    def _write_metrics(self, report: StepReport, rate: float, seconds: float, loading_seconds: float) -> None:
+    def _write_metrics(
+        self, step: StepBatch, report: StepReport, rate: float, seconds: float, loading_seconds: float
+    ) -> None:
         if not self.is_main:
             return
+        sources: Counter[str] = Counter()
+        for entry, tokens in zip(self.stage.mixture, step.tokens, strict=True):
+            sources[f"tokens/{entry.sequence}"] += tokens
         metrics = {
             "step": self.position.step,
             "stage": self.name,
@@ -208,25 +229,18 @@ class _StageTrainer:
             "learning_rate": rate,
             "gradient_norm": report.gradient_norm,
             "tokens": report.tokens,
+            **sources,
             "padding_fraction": round(report.padding_fraction, 6),
         }
         timing = {
             "step": self.position.step,
             "seconds": round(seconds, 4),
             "loading_seconds": round(loading_seconds, 4),
+            "loading_share": round(loading_seconds / seconds, 4),
             "tokens_per_second": round(report.tokens / seconds, 1),
         }
-        append_line(self.run.metrics, metrics)
-        append_line(self.run.timing, timing)
-
-
-def append_line(path: Path, values: dict[str, Any]) -> None:
-    """One JSON line at the end of `path`. Raises OSError naming the file when the disk is full."""
-    try:
-        with path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(values) + "\n")
-    except OSError as error:
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error
+        append_json_line(self.run.metrics, metrics)
+        append_json_line(self.run.timing, timing)
 
 
 def describe(report: StepReport, seconds: float) -> str:

@@ -1,0 +1,207 @@
+"""Planned rows -> packed batches of one rank, read and built here or in worker processes.
+
+    for step in stream:      # endless
+        train(step.batch)    # this rank's rows
+        save(step.state)     # go on from here, on any number of ranks and workers
+
+The plan is made once per rank, in the main process; a worker gets whole steps to build. A batch carries the state after
+it, so steps that were prefetched but not used are made again after a restart.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from data_pipelines.stream.packing import deal_by_cost
+from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
+from unimodel.batch import CorruptedSequence, PackedBatch, pack
+
+WORKER_DIED = "DataLoader worker died"
+PREFETCH_STEPS = 4
+"""Steps that a worker builds ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A sample that was left out, and why. Its place in the row stays empty: nothing else moves."""
+
+    shard: str
+    key: str
+    offset: int
+    """Byte of the shard at which the sample begins; -1 when not known."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """This rank's part of a global step."""
+
+    batch: PackedBatch
+    state: StreamState
+    """Of the stream after this step, equal on all ranks."""
+    tokens: tuple[int, ...]
+    """Planned tokens of every ingredient in the global step."""
+    bad_samples: tuple[BadSample, ...]
+    """Of this rank's rows."""
+
+    def pin_memory(self) -> StepBatch:
+        """In page-locked memory, from which copies to a GPU run beside the computation."""
+        return replace(self, batch=self.batch.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """What a stream needs to know of the run beside its plan and its samples."""
+
+    rows: int
+    """Of a global step."""
+    row_tokens: int
+    pad_id: int
+    rank: int = 0
+    num_ranks: int = 1
+    workers: int = 0
+    """Processes that build steps; 0 builds them here."""
+    quadratic_tokens: float = 4096.0
+    """See `attention_cost`."""
+    timeout_seconds: float = 600.0
+    """Longest wait for a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a worker is asked to build."""
+
+    rows: tuple[Row, ...]
+    state: StreamState
+    tokens: tuple[int, ...]
+
+
+class PackedStream(IterableDataset):
+    """Endless steps of one rank.
+
+    `build(placed)` reads, tokenises and corrupts one sample, or says what is wrong with it; it must be a pure function
+    of the draw. Raises ValueError when the rows do not divide among the ranks, RuntimeError when a worker dies or
+    hangs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        build: Callable[[Placed], CorruptedSequence | BadSample],
+        num_ingredients: int,
+        settings: StreamSettings,
+    ) -> None:
+        deal_by_cost([0.0] * settings.rows, settings.num_ranks)
+        self._plan, self._num_ingredients, self._settings = plan, num_ingredients, settings
+        self._builder = _StepBuilder(build, settings)
+        self._steps: Iterator[StepBatch | Exception] | None = None
+        self.state = plan.state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands after the last step that was handed out; JSON-able."""
+        return asdict(self.state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`, whatever number of ranks and workers it came from."""
+        self.close()
+        self._plan.seek(StreamState.from_json(state))
+        self.state = self._plan.state
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise ValueError("this stream has worker processes of its own: give `workers` to it, 0 to the DataLoader")
+        return self
+
+    def __next__(self) -> StepBatch:
+        if self._steps is None:
+            self._steps = self._start()
+        try:
+            step = next(self._steps)
+        except (OSError, EOFError, RuntimeError) as error:
+            if self._settings.workers and not isinstance(error, RuntimeError):
+                raise RuntimeError(f"{WORKER_DIED} ({type(error).__name__}: {error})") from None
+            raise
+        if isinstance(step, Exception):
+            raise step
+        self.state = step.state
+        return step
+
+    def close(self) -> None:
+        """Ends the workers; the next step starts them again. What they had built ahead is planned again."""
+        if self._steps is not None:
+            self._steps = None
+            self._plan.seek(self.state)
+
+    def _start(self) -> Iterator[StepBatch | Exception]:
+        if not self._settings.workers:
+            return map(self._builder.__getitem__, self._planned())
+        return iter(
+            DataLoader(
+                self._builder,
+                batch_size=None,
+                sampler=self._planned(),  # pyright: ignore[reportArgumentType]
+                num_workers=self._settings.workers,
+                prefetch_factor=PREFETCH_STEPS,
+                pin_memory=torch.cuda.is_available(),
+                timeout=self._settings.timeout_seconds,
+                worker_init_fn=_quiet_worker,
+            )
+        )
+
+    def _planned(self) -> Iterator[_Step]:
+        settings = self._settings
+        while True:
+            rows = self._plan.take(settings.rows)
+            costs = [attention_cost(row, settings.quadratic_tokens) for row in rows]
+            tokens = [0] * self._num_ingredients
+            for row in rows:
+                for placed in row:
+                    tokens[placed.draw.ingredient] += placed.length
+            mine = deal_by_cost(costs, settings.num_ranks)[settings.rank]
+            yield _Step(tuple(rows[i] for i in mine), self._plan.state, tuple(tokens))
+
+
+class _StepBuilder(Dataset):
+    """Builds whole steps: what crosses from a worker is one packed batch."""
+
+    def __init__(self, build: Callable[[Placed], CorruptedSequence | BadSample], settings: StreamSettings) -> None:
+        self._build, self._settings = build, settings
+
+    def __getitem__(self, step: _Step) -> StepBatch | Exception:
+        try:
+            return self._step(step)
+        except (OSError, ValueError) as error:  # torch would hand it over as a traceback
+            return error
+
+    def _step(self, step: _Step) -> StepBatch:
+        bad: list[BadSample] = []
+        rows: list[list[CorruptedSequence]] = []
+        for row in step.rows:
+            rows.append([])
+            for placed in row:
+                built = self._build(placed)
+                if isinstance(built, BadSample):
+                    bad.append(built)
+                else:
+                    rows[-1].append(built)
+        batch = pack(rows, self._settings.row_tokens, self._settings.pad_id)
+        return StepBatch(batch, step.state, step.tokens, tuple(bad))
+
+
+def is_worker_death(error: RuntimeError) -> bool:
+    """Whether torch's words say that a worker was killed or hangs. It may raise this from a signal handler, so at any
+    line of the main process."""
+    return str(error).startswith("DataLoader worker") or "DataLoader timed out" in str(error)
+
+
+def _quiet_worker(_: int) -> None:
+    """Signals are the main process's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
