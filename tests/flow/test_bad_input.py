@@ -13,7 +13,7 @@ import yaml
 from tiny_run import TinyRun, command, tiny_run, train_here
 
 from unimodel.config_file import load_config
-from unimodel.run_folder import RunFolder
+from unimodel.run_folder import RunFolder, read_json_lines
 from unimodel.tokenizers.finished import has_tokens
 
 
@@ -71,8 +71,20 @@ def test_missing_tokenizers_name_the_command(run: TinyRun) -> None:
 def test_truncated_tar(run: TinyRun) -> None:
     shard = next((run.run.tokens / "train").glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:3000])
-    refused("train", str(run.config_file), said=(shard.name, "truncated"))
+    said = ("more than data.max_bad_samples (2)", str(run.run.quarantine), "run the same command again")
+    refused("train", str(run.config_file), "--set", "data.max_bad_samples=2", said=said)
     assert not run.run.metrics.exists()
+    listed = read_json_lines(run.run.quarantine)
+    assert {line["shard"] for line in listed} == {str(shard)}
+    assert all("truncated" in line["reason"] and line["key"] and line["offset"] > 0 for line in listed)
+
+
+def test_samples_that_cannot_be_read_are_left_out_and_listed(run: TinyRun) -> None:
+    shard = next((run.run.tokens / "train").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-8000])
+    train_here(run.config)
+    lost = {line["key"] for line in read_json_lines(run.run.quarantine)}
+    assert 0 < len(lost) < 12 and len(run.metrics()) == run.total_steps
 
 
 def test_recorded_picture_that_does_not_decode(run: TinyRun, tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def loss_sums(logits: Tensor, batch: PackedBatch, vocabulary: Vocabulary, num_ob
     supervised = batch.target != NO_TARGET
     target, weight, objective = batch.target[supervised], batch.weight[supervised], batch.objective[supervised]
     by_objective = logits.new_zeros(num_objectives, dtype=torch.float32)
+    if len(target) == 0:  # a rank whose samples were all left out still takes part in backward
+        by_objective = by_objective + logits.float().sum() * 0.0
     per_modality = torch.zeros(3, len(Modality), dtype=torch.float64, device=logits.device)
     for modality in Modality:
         ids = vocabulary.range_of(modality)
