@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from unimodel import config as settings
-from unimodel.config import MaskedConfig, NextTokenConfig, RunConfig
+from unimodel.config import RunConfig
 from unimodel.config_file import dump_config, load_config
+from unimodel.config_objectives import MaskedConfig, NextTokenConfig
 
 SMALLEST = """\
 name: tiny

@@ -66,6 +66,11 @@ class Span:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether it is what a moment looks or sounds like: a block whose tokens see each other both ways."""
+        return self.grid is not None or self.modality is Modality.AUDIO
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:

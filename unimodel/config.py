@@ -10,20 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from unimodel.vocabulary import Modality
+from unimodel.config_objectives import ObjectiveConfig
+from unimodel.settings import Fraction, PositiveFloat, Settings
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-
-
-class Settings(BaseModel):
-    """Strict, closed and immutable: a typo or a wrong type never becomes a silent default."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+EPISODES = "episodes"
+"""Name of the source that `data.folder` is."""
 
 
 class RecordingConfig(Settings):
@@ -99,88 +92,6 @@ class BackboneConfig(Settings):
         return self
 
 
-ModalityWeights = dict[str, PositiveFloat]
-"""Loss weight per token of a modality, 1 where not named: one action among 128 image tokens is easily overlooked."""
-
-
-def _check_modalities(weights: ModalityWeights) -> ModalityWeights:
-    known = [modality.label for modality in Modality]
-    if unknown := [name for name in weights if name not in known]:
-        raise ValueError(f"unknown modality '{unknown[0]}'; known: {', '.join(known)}")
-    return weights
-
-
-class NextTokenConfig(Settings):
-    """Plain language modelling of the TARGET spans."""
-
-    kind: Literal["next_token"]
-    coefficient: PositiveFloat = 1.0
-    modality_weights: ModalityWeights = {}
-
-    _known_modalities = field_validator("modality_weights")(_check_modalities)
-
-
-class MaskedConfig(Settings):
-    """Masked discrete diffusion (MDLM, arXiv 2406.07524; MaskGIT, arXiv 2202.04200)."""
-
-    kind: Literal["masked"]
-    coefficient: PositiveFloat = 1.0
-    schedule: Literal["linear", "cosine"] = "cosine"
-    """Mask rate r(u), u uniform: linear r = u, cosine r = cos(pi u / 2)."""
-    mask_count: Literal["fixed", "bernoulli"] = "fixed"
-    """fixed masks exactly max(1, round(r n)) tokens, bernoulli each with probability r."""
-    weight: Literal["elbo", "uniform"] = "uniform"
-    """elbo gives the likelihood bound (1/r for linear); uniform is MaskGIT's mean over masked tokens."""
-    modality_weights: ModalityWeights = {}
-    whole_modality_fraction: Fraction = 0.0
-    """Share of samples in which one modality is masked completely (UniDisc)."""
-    single_span_fraction: Fraction = 0.0
-    """Share of samples that hide tokens of one span only (a caption, a frame, an action) and show the others whole:
-    what one says of another is learnt several times sooner from a clean view than from one with holes everywhere."""
-    changed_weight: PositiveFloat = 1.0
-    """Loss weight of frame tokens that differ from the same place one frame earlier, and of actions that changed
-    anything; others weigh 1."""
-    attention: Literal["document", "span"] = "document"
-    """document: the whole sample is one bidirectional block. span: text stays causal, only images are blocks, so a
-    caption in front becomes a prompt that cannot see the image."""
-    condition_dropout_fraction: Fraction = 0.0
-    """Share of samples whose CONDITION text is hidden behind MASK, for classifier-free guidance."""
-
-    _known_modalities = field_validator("modality_weights")(_check_modalities)
-
-    @model_validator(mode="after")
-    def _bound_stays_a_bound(self) -> MaskedConfig:
-        bending = ("modality_weights", "whole_modality_fraction", "single_span_fraction", "changed_weight")
-        for name in bending:
-            if self.weight == "elbo" and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"weight elbo is a likelihood bound only without {name}")
-        return self
-
-
-class DiffusionForcingConfig(Settings):
-    """Frames with independent mask rates (Diffusion Forcing, arXiv 2407.01392, in its discrete form)."""
-
-    kind: Literal["diffusion_forcing"]
-    coefficient: PositiveFloat = 1.0
-    clean_fraction: Fraction = 0.3
-    """Probability that a frame is left clean: sampling conditions on clean history, so training must see it."""
-    full_fraction: Fraction = 0.1
-    """Probability that a frame is masked completely: the first step of sampling."""
-    context_noise_fraction: Fraction = 0.1
-    """Largest share of visible frame tokens replaced by random codes (drawn uniformly from 0 to this per sample)."""
-    changed_weight: PositiveFloat = 1.0
-    """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
-
-
-class InverseDynamicsConfig(Settings):
-    """Which action was it? All actions of an `interaction` hidden, everything else shown."""
-
-    kind: Literal["inverse_dynamics"]
-    coefficient: PositiveFloat = 1.0
-    changed_weight: PositiveFloat = 1.0
-    """Loss weight of actions that changed anything; others weigh 1: which of them it was, the frames cannot tell."""
-
-
 def _check_rising(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
     if any(later[0] <= earlier[0] for earlier, later in zip(points, points[1:], strict=False)):
         raise ValueError(f"the progress of the points must rise: {', '.join(str(p[0]) for p in points)}")
@@ -190,16 +101,19 @@ def _check_rising(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float,
 SharePoint = tuple[Fraction, Annotated[float, Field(ge=0.0)]]
 Share = PositiveFloat | Annotated[tuple[SharePoint, ...], Field(min_length=1), AfterValidator(_check_rising)]
 
-ObjectiveConfig = Annotated[
-    NextTokenConfig | MaskedConfig | DiffusionForcingConfig | InverseDynamicsConfig, Field(discriminator="kind")
+
+SequenceKind = Literal[
+    "clip", "text_to_image", "image_to_text", "text_to_audio", "audio_to_text", "interaction", "text"
 ]
 
 
 class MixtureEntry(Settings):
     """One ingredient of a stage's data."""
 
-    sequence: Literal["clip", "text_to_image", "image_to_text", "interaction"]
-    """How a recorded episode becomes a token sequence (`unimodel/tokenizers/unified.py`)."""
+    sequence: SequenceKind
+    """How a sample becomes a token sequence (`unimodel/tokenizers/unified.py`)."""
+    source: str = EPISODES
+    """One of `data.sources`, or the recorded episodes of `data.folder`."""
     objective: str
     """Name of one of the stage's objectives."""
     share: Share = 1.0
@@ -207,6 +121,13 @@ class MixtureEntry(Settings):
     from 0 to 1 along the stage, linear between them."""
     frames: PositiveInt = 2
     """Most frames per sample of `clip` and `interaction`."""
+    text_tokens: PositiveInt = 256
+    """Most tokens per sample of `text`."""
+
+    @property
+    def most(self) -> int:
+        """Most frames, or tokens of a text, per sample."""
+        return self.text_tokens if self.sequence == "text" else self.frames
 
 
 class OptimizerConfig(Settings):
@@ -256,10 +177,10 @@ class StageConfig(Settings):
 
     @property
     def skills(self) -> dict[str, int]:
-        """What the stage teaches -> the most frames that it sees at once. A skill is a kind of sequence, or "actions"
-        for telling them from frames."""
+        """What the stage teaches on recorded episodes -> the most frames that it sees at once. A skill is a kind of
+        sequence, or "actions" for telling them from frames."""
         skills: dict[str, int] = {}
-        for entry in self.mixture:
+        for entry in (entry for entry in self.mixture if entry.source == EPISODES):
             skill = "actions" if self.objectives[entry.objective].kind == "inverse_dynamics" else entry.sequence
             skills[skill] = max(skills.get(skill, 0), entry.frames)
         return skills
@@ -306,19 +227,52 @@ class EvaluationConfig(Settings):
     rollout_frames: PositiveInt = 8
 
 
+class SourceConfig(Settings):
+    """Another data set: what `unimodel data build` wrote, plain WebDataset shards, or episodes recorded."""
+
+    folder: str
+    """A folder or URL of shards, or of their splits. Without splits all of it is for training."""
+    image_size: PositiveInt = 64
+    """Pictures are scaled to cover a square of so many pixels, and what sticks out is cut off."""
+    tokenizer_samples: PositiveInt = 1000
+    """Samples that the tokenizers are fitted to."""
+    recording: RecordingConfig | None = None
+    """What `unimodel data record` plays into the folder, if anything."""
+
+
 class DataConfig(Settings):
     folder: Path
-    """Holds `train/`, `validation/` and `test/` with their shards and index."""
+    """The recorded episodes that the run is evaluated on: `train/`, `validation/` and `test/`, shards and index."""
     recording: RecordingConfig = RecordingConfig()
+    sources: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], SourceConfig] = {}
+    """More data by the name under which a mixture asks for it."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes per rank that read and build batches ahead; 0 does it between steps."""
     max_bad_samples: Annotated[int, Field(ge=0)] = 100
     """Unreadable samples that a run leaves out (listed in quarantine.jsonl) before it stops."""
 
 
+class AudioTokenizerConfig(Settings):
+    """FSQ autoencoder of MDCT spectra; trained when the data has sound."""
+
+    sample_rate: PositiveInt = 16000
+    """Sounds are resampled to it."""
+    hop_samples: PositiveInt = 320
+    """Samples per spectrum: 20 ms at 16 kHz."""
+    codes_per_hop: PositiveInt = 2
+    """Tokens per spectrum."""
+    levels: tuple[PositiveInt, ...] = (8, 6, 5)
+    """Quantisation levels per latent dimension; the codebook has their product."""
+    width: PositiveInt = 192
+    steps: PositiveInt = 1000
+    batch_hops: PositiveInt = 512
+    learning_rate: PositiveFloat = 2e-3
+
+
 class TokenizersConfig(Settings):
     text: TextTokenizerConfig = TextTokenizerConfig()
     image: ImageTokenizerConfig = ImageTokenizerConfig()
+    audio: AudioTokenizerConfig = AudioTokenizerConfig()
 
 
 class RunConfig(Settings):
@@ -336,6 +290,20 @@ class RunConfig(Settings):
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> RunConfig:
+        known = [EPISODES, *self.data.sources]
+        if EPISODES in self.data.sources:
+            raise ValueError(f"data.sources may not be named '{EPISODES}': that is data.folder")
+        for name, stage in self.stages.items():
+            for entry in stage.mixture:
+                if entry.source not in known:
+                    raise ValueError(
+                        f"stages.{name}.mixture: source '{entry.source}' is not one of data.sources; "
+                        f"known: {', '.join(known)}"
+                    )
+        return self
 
     @property
     def folder(self) -> Path:

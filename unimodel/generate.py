@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.stream.randomness import keyed_generator
+from unimodel.config import EPISODES
 from unimodel.evaluation.dynamics import frame_sampler
 from unimodel.sampling.fill import FillSettings, fill_span
 from unimodel.sampling.frames import WorldState
@@ -63,7 +64,7 @@ def frames_from_actions(loaded: LoadedRun, actions: list[str], episode: int, see
 
     Actions are names or numbers. Raises ValueError for an unknown action or episode.
     """
-    reader = ShardReader(loaded.run.tokens / "validation")
+    reader = ShardReader(loaded.run.tokens_of(EPISODES, "validation"))
     if not 0 <= episode < len(reader):
         raise ValueError(f"episode {episode} does not exist: the run has held-out episodes 0 to {len(reader) - 1}")
     names = read_manifest(loaded.config.data.folder / "validation").metadata["action_names"]

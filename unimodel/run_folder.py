@@ -40,8 +40,17 @@ class RunFolder:
 
     @property
     def tokens(self) -> Path:
-        """Tokenised shards, one folder per split of the data."""
+        """Tokenised shards, in a folder per source and split."""
         return self.path / "tokens"
+
+    def tokens_of(self, source: str, split: str) -> Path:
+        """Tokenised shards of one split of one source."""
+        return self.tokens / source / split
+
+    @property
+    def audio_tokenizer(self) -> Path:
+        """Absent when the run has no sound."""
+        return self.tokenizers / "audio"
 
     @property
     def checkpoints(self) -> Path:

@@ -40,6 +40,7 @@ LONGEST_RULER = 64
 
 SPECIAL_TOKENS = (
     "<|image|>",
+    "<|audio|>",
     "<|no_action|>",
     *(f"<|mask_{modality.label}|>" for modality in Modality if modality is not Modality.SPECIAL),
     *(f"<|coordinate_{number}|>" for number in range(LONGEST_RULER)),
@@ -93,6 +94,10 @@ class Vocabulary:
     @property
     def image_start(self) -> int:
         return self.special("<|image|>")
+
+    @property
+    def audio_start(self) -> int:
+        return self.special("<|audio|>")
 
     @property
     def no_action(self) -> int:

@@ -15,7 +15,8 @@ from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits
 
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import CAUSAL, NO_TARGET, PackedBatch, pack
-from unimodel.config import BackboneConfig, NextTokenConfig
+from unimodel.config import BackboneConfig
+from unimodel.config_objectives import NextTokenConfig
 from unimodel.objectives.next_token import next_token
 
 FAMILIES = ("qwen3_5_text", "qwen3", "llama")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tiny_run import TinyRun, command, tiny_run, train_here
 
+from unimodel.config import EPISODES
 from unimodel.config_file import load_config
 from unimodel.run_folder import RunFolder, read_json_lines
 from unimodel.tokenizers.finished import has_tokens
@@ -59,7 +60,7 @@ def test_missing_config_file(tmp_path: Path) -> None:
 
 def test_missing_shard_folder(run: TinyRun, tmp_path: Path) -> None:
     shutil.rmtree(run.run.tokens)
-    refused("train", str(run.config_file), said=(str(run.run.tokens / "train"),), status=1)
+    refused("train", str(run.config_file), said=(str(run.run.tokens_of(EPISODES, "train")),), status=1)
     refused("data", "verify", str(tmp_path / "none"), said=(str(tmp_path / "none"),), status=1)
 
 
@@ -69,7 +70,7 @@ def test_missing_tokenizers_name_the_command(run: TinyRun) -> None:
 
 
 def test_truncated_tar(run: TinyRun) -> None:
-    shard = next((run.run.tokens / "train").glob("*.tar"))
+    shard = next((run.run.tokens_of(EPISODES, "train")).glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:3000])
     said = ("more than data.max_bad_samples (2)", str(run.run.quarantine), "run the same command again")
     refused("train", str(run.config_file), "--set", "data.max_bad_samples=2", said=said)
@@ -80,7 +81,7 @@ def test_truncated_tar(run: TinyRun) -> None:
 
 
 def test_samples_that_cannot_be_read_are_left_out_and_listed(run: TinyRun) -> None:
-    shard = next((run.run.tokens / "train").glob("*.tar"))
+    shard = next((run.run.tokens_of(EPISODES, "train")).glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:-8000])
     train_here(run.config)
     lost = {line["key"] for line in read_json_lines(run.run.quarantine)}

@@ -48,6 +48,7 @@ def toy_episode(seed: int = 0, steps: int = 4, side: int = 3, key: str = "episod
     return TokenisedEpisode(
         key=key,
         frames=frames,
+        audio=np.zeros((steps + 1, 0), dtype=np.int64),
         actions=rng.integers(VOCABULARY.action_size, size=steps),
         rewards=rng.choice([0.0, 0.5, 1.0], size=steps),
         done=rng.random(steps) < 0.3,

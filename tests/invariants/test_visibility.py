@@ -18,7 +18,7 @@ from toy_sequences import BUILDER, PAD_ID, VOCABULARY, all_logits, laid_out, tin
 from unimodel.backbone.attention import attention_mask, block_mask
 from unimodel.backbone.model import Backbone
 from unimodel.batch import CAUSAL, PADDING_DOCUMENT, CorruptedSequence, PackedBatch, Span, dense_mask, pack
-from unimodel.config import DiffusionForcingConfig
+from unimodel.config_objectives import DiffusionForcingConfig
 from unimodel.objectives.corruption import corrupt
 from unimodel.vocabulary import Modality
 

@@ -12,7 +12,7 @@ import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode
 
 from unimodel.batch import CAUSAL, NO_TARGET, CorruptedSequence, Role
-from unimodel.config import DiffusionForcingConfig
+from unimodel.config_objectives import DiffusionForcingConfig
 from unimodel.objectives.diffusion_forcing import corrupt_frames, frame_mask_rate
 from unimodel.vocabulary import Modality
 

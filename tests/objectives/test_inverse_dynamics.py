@@ -12,7 +12,8 @@ import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode
 
 from unimodel.batch import NO_TARGET
-from unimodel.config import InverseDynamicsConfig, MixtureEntry, StageConfig
+from unimodel.config import MixtureEntry, StageConfig
+from unimodel.config_objectives import InverseDynamicsConfig
 from unimodel.objectives.inverse_dynamics import hide_actions
 from unimodel.vocabulary import Modality
 

@@ -11,7 +11,7 @@ import torch
 from toy_sequences import BUILDER, PAD_ID, VOCABULARY, tiny_backbone, toy_episode
 
 from unimodel.batch import NO_TARGET, CorruptedSequence, PackedBatch, pack
-from unimodel.config import DiffusionForcingConfig, MaskedConfig, NextTokenConfig, ObjectiveConfig
+from unimodel.config_objectives import DiffusionForcingConfig, MaskedConfig, NextTokenConfig, ObjectiveConfig
 from unimodel.objectives.corruption import corrupt
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.vocabulary import Modality

@@ -15,7 +15,7 @@ import torch
 from toy_sequences import BUILDER, PAD_ID, VOCABULARY, toy_episode
 
 from unimodel.batch import NO_TARGET, Role, Span, TokenSequence, pack
-from unimodel.config import MaskedConfig
+from unimodel.config_objectives import MaskedConfig
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.objectives.masked import corrupt_masked, count_probability, draw_mask, mask_rate
 from unimodel.vocabulary import Modality

@@ -10,7 +10,7 @@ import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode
 
 from unimodel.batch import CAUSAL, NO_TARGET, Role, TokenSequence
-from unimodel.config import NextTokenConfig
+from unimodel.config_objectives import NextTokenConfig
 from unimodel.objectives.corruption import corrupt
 from unimodel.vocabulary import Modality
 

@@ -17,7 +17,8 @@ from vector_quantize_pytorch import FSQ
 
 from unimodel.config import ImageTokenizerConfig
 from unimodel.tokenizers.action import LARGEST_REWARD, REWARD_BINS, reward_codes, reward_values
-from unimodel.tokenizers.image import FiniteScalarQuantizer, ImageTokenizer
+from unimodel.tokenizers.image import ImageTokenizer
+from unimodel.tokenizers.quantizer import FiniteScalarQuantizer
 from unimodel.tokenizers.text import encode_text, load_text_tokenizer, train_text_tokenizer
 from unimodel.tokenizers.train_image import train_image_tokenizer
 from unimodel.vocabulary import CODE_MODALITIES, Modality, Vocabulary
@@ -67,7 +68,7 @@ def random_frames(number: int, side: int = 16) -> np.ndarray:
 
 def test_image_tokenizer_survives_saving(tmp_path) -> None:
     frames = random_frames(5)
-    tokenizer = train_image_tokenizer(frames, TINY_IMAGES, 0, lambda step, error: None)
+    tokenizer = train_image_tokenizer([frames], TINY_IMAGES, 0, lambda step, error: None)
     codes = tokenizer.encode(frames)
     assert codes.shape == (5, 4, 4) and codes.dtype == np.int64 and 0 <= codes.min() and codes.max() < 12
     tokenizer.save(tmp_path / "image")
@@ -82,7 +83,7 @@ def test_image_tokenizer_training_is_reproducible_and_leaves_torch_randomness_al
     expected = torch.rand(3)
     torch.manual_seed(5)
     one, same, other = (
-        train_image_tokenizer(random_frames(4), TINY_IMAGES, s, lambda *_: None).state_dict() for s in (1, 1, 2)
+        train_image_tokenizer([random_frames(4)], TINY_IMAGES, s, lambda *_: None).state_dict() for s in (1, 1, 2)
     )
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(one[name], same[name]) for name in one)

@@ -151,6 +151,5 @@ def test_the_length_of_a_sequence_is_known_before_it_is_made(frames: int, start:
     }[kind]()
     lengths = tokenised_lengths(EPISODE)
     rows, columns = EPISODE.frames.shape[1:]
-    captions = np.array(lengths["captions"])
-    shape = EpisodeShape(EPISODE.num_frames, rows, columns, len(EPISODE.mission), captions)
+    shape = EpisodeShape(EPISODE.num_frames, rows, columns, 0, 2, len(EPISODE.mission), lengths["captions"])
     assert len(sequence) == sequence_length(kind, shape, start, frames)

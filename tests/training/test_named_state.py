@@ -18,7 +18,7 @@ from tiny_run import TinyRun, tiny_run, train_here
 from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch
-from unimodel.config import EngineConfig
+from unimodel.config import EPISODES, EngineConfig
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import stage_checkpoint
 from unimodel.training.data import StageData
@@ -58,7 +58,9 @@ class Trainer:
         freeze(self.backbone, self.frozen)
         self.engine: Any = build_engine(self.backbone, settings, self.stage, device)
         self.state = NamedState(self.engine)
-        data = StageData(run.run.tokens / "train", self.bundle.builder, "interactive", self.stage, 0)
+        data = StageData(
+            {EPISODES: run.run.tokens_of(EPISODES, "train")}, self.bundle.builder, "interactive", self.stage, 0
+        )
         self.stream = data.stream(StreamState(), self.bundle.pad_id)
 
     def start(self, step: int = 0) -> Trainer:

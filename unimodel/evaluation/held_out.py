@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.sources.episode import Episode
-from unimodel.config import RunConfig
+from unimodel.config import EPISODES, RunConfig
 from unimodel.run_folder import RunFolder
 from unimodel.tokenizers.prepare import read_episodes
 from unimodel.tokenizers.tokenised_shards import decode_tokenised
@@ -36,9 +36,9 @@ def load_held_out(config: RunConfig, run: RunFolder, split: Split, vocabulary: V
     """Raises FileNotFoundError when shards or their codes are missing."""
     count = config.evaluation.episodes
     episodes = list(read_episodes(config.data.folder / split, count))
-    reader = ShardReader(run.tokens / split)
+    reader = ShardReader(run.tokens_of(EPISODES, split))
     tokens = [decode_tokenised(*reader.read(i)) for i in range(min(count, len(reader)))]
-    train = ShardReader(run.tokens / "train")
+    train = ShardReader(run.tokens_of(EPISODES, "train"))
     some = [decode_tokenised(*train.read(i)) for i in range(min(UNIGRAM_EPISODES, len(train)))]
     return HeldOut(episodes, tokens, _most_frequent(some, vocabulary, eos_id))
 

@@ -10,7 +10,7 @@ import torch
 
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
-from unimodel.config import NextTokenConfig
+from unimodel.config_objectives import NextTokenConfig
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import patch_means, psnr, ssim
 from unimodel.evaluation.table import Row

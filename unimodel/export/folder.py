@@ -104,6 +104,8 @@ def _write_files(loaded: LoadedRun, folder: Path, source: dict[str, Any]) -> Non
     decoder.save_pretrained(folder)
     bundle.text.save_pretrained(folder)
     bundle.image.save(folder)
+    if bundle.audio is not None:
+        bundle.audio.save(folder)
     vocabulary = bundle.vocabulary
     ranges = {m.label: [vocabulary.range_of(m).start, vocabulary.range_of(m).stop] for m in Modality}
     write_json(folder / VOCABULARY_FILE, vocabulary.to_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unimodel.batch import CorruptedSequence, TokenSequence
-from unimodel.config import (
+from unimodel.config_objectives import (
     DiffusionForcingConfig,
     InverseDynamicsConfig,
     MaskedConfig,

@@ -1,4 +1,4 @@
-"""Discrete diffusion forcing: every frame of an episode gets its own mask rate.
+"""Discrete diffusion forcing: every frame of an episode, with the sound that came with it, gets its own mask rate.
 
 After Diffusion Forcing (arXiv 2407.01392) with MASK instead of Gaussian noise. A point mass at "clean" makes training
 see what sampling sees, namely a clean past (small Genie copies mask all past frames and meet clean ones only at play
@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, Span, TokenSequence
-from unimodel.config import DiffusionForcingConfig
+from unimodel.config_objectives import DiffusionForcingConfig
 from unimodel.objectives.masked import change_weights, mask_ids, span_blocks
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -43,16 +43,17 @@ def corrupt_frames(
     modality = sequence.modality()
     input_ids = sequence.ids.copy()
     hidden = np.zeros(len(sequence), dtype=bool)
-    frames = [span for span in sequence.spans if span.grid is not None]
-    targets = [span for span in frames if span.role is Role.TARGET]
+    observed = [span for span in sequence.spans if span.is_observed]
+    targets = [span for span in observed if span.role is Role.TARGET]
+    times = sorted({span.time for span in targets})
     noise = rng.random() * config.context_noise_fraction
-    rates = [frame_mask_rate(config, rng) for _ in targets]
+    rates = [frame_mask_rate(config, rng) for _ in times]
     if targets and not any(rates):
         rates[int(rng.integers(len(rates)))] = 1.0  # a window without a question teaches nothing
-    for span in frames:
+    for span in observed:
         _add_context_noise(input_ids, span, vocabulary, noise, rng)
-    for span, rate in zip(targets, rates, strict=True):
-        hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
+    for span in targets:
+        hidden[span.start : span.stop] = _exact_share(len(span), rates[times.index(span.time)], rng)
     for span in sequence.spans:
         if span.role is Role.TARGET and span.modality in (Modality.REWARD, Modality.DONE):
             hidden[span.start : span.stop] = rng.random(len(span)) < OUTCOME_MASK_FRACTION
@@ -83,5 +84,5 @@ def _add_context_noise(
 ) -> None:
     """Replaces a share of a frame's tokens by uniformly random codes, in place."""
     replaced = rng.random(len(span)) < fraction
-    codes = rng.integers(vocabulary.image_size, size=len(span))
-    input_ids[span.start : span.stop][replaced] = vocabulary.ids(Modality.IMAGE, codes[replaced])
+    codes = rng.integers(vocabulary.size_of(span.modality), size=len(span))
+    input_ids[span.start : span.stop][replaced] = vocabulary.ids(span.modality, codes[replaced])

@@ -1,8 +1,8 @@
 """Inverse dynamics: every action of an episode is hidden and must be told from the frames around it.
 
 An action stands in the block of the frame it led to, so it sees that frame and everything before, as when the model
-steps a world. In most worlds an action is one token among a hundred and is learnt only when it is asked for alone
-(docs/experiments.md).
+steps a world. In most worlds an action is one token among a hundred and is learnt only when it is asked for alone, and
+surely only when the places that it changed are asked for it too (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
-from unimodel.config import InverseDynamicsConfig
+from unimodel.config_objectives import InverseDynamicsConfig
 from unimodel.objectives.masked import change_weights, span_blocks
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -21,13 +21,31 @@ def hide_actions(
     """Hides all TARGET actions and nothing else."""
     modality = sequence.modality()
     hidden = (modality == Modality.ACTION) & (sequence.role() == Role.TARGET)
+    target = np.where(hidden, sequence.ids, NO_TARGET)
+    weight = hidden * change_weights(sequence, config.changed_weight)
+    if config.ask_changed_places:
+        places = _changed_places(sequence)
+        target = np.where(places == NO_TARGET, target, places)
+        weight = np.where(places == NO_TARGET, weight, np.float32(config.changed_weight))
     return CorruptedSequence(
         input_ids=np.where(hidden, vocabulary.mask(Modality.ACTION), sequence.ids),
         position_ids=sequence.position_ids(),
         block=span_blocks(sequence),
         stream=np.full(len(sequence), CLEAN, dtype=np.int64),
-        target=np.where(hidden, sequence.ids, NO_TARGET),
-        weight=hidden * change_weights(sequence, config.changed_weight),
-        objective=np.where(hidden, index, -1),
+        target=target,
+        weight=weight,
+        objective=np.where(target == NO_TARGET, -1, index),
         modality=modality,
     )
+
+
+def _changed_places(sequence: TokenSequence) -> np.ndarray:
+    """[n] at frame tokens that differ from the same place one frame earlier: the action between; NO_TARGET elsewhere."""
+    asked = np.full(len(sequence), NO_TARGET, dtype=np.int64)
+    actions = {span.time: span.start for span in sequence.spans if span.modality is Modality.ACTION}
+    frames = [span for span in sequence.spans if span.grid is not None]
+    for before, span in zip(frames, frames[1:], strict=False):
+        if span.time in actions:
+            changed = sequence.ids[before.start : before.stop] != sequence.ids[span.start : span.stop]
+            asked[span.start : span.stop][changed] = sequence.ids[actions[span.time]]
+    return asked

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimodel.batch import NO_TARGET, PackedBatch
-from unimodel.config import MaskedConfig, ObjectiveConfig
+from unimodel.config_objectives import MaskedConfig, ObjectiveConfig
 from unimodel.vocabulary import Modality, Vocabulary
 
 

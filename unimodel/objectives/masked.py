@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
-from unimodel.config import MaskedConfig
+from unimodel.config_objectives import MaskedConfig
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -120,13 +120,16 @@ def change_weights(sequence: TokenSequence, changed_weight: float) -> np.ndarray
 
 
 def span_blocks(sequence: TokenSequence) -> np.ndarray:
-    """[n] block ids: every image is a block, together with the action that led to it; everything else is causal."""
+    """[n] block ids: picture and sound of a moment are a block, together with the action that led to them; everything
+    else is causal."""
     block = np.full(len(sequence), CAUSAL, dtype=np.int64)
-    number, start = 0, None
+    number, start, time, action = -1, 0, None, None
     for span in sequence.spans:
         if span.modality is Modality.ACTION:
-            start = span.start
-        if span.grid is not None:
-            block[span.start if start is None else start : span.stop] = number
-            number, start = number + 1, None
+            action = span.start
+        if span.is_observed:
+            if span.grid is not None or span.time != time:  # the first of its moment
+                number, time = number + 1, span.time
+                start, action = span.start if action is None else action, None
+            block[start : span.stop] = number
     return block

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
-from unimodel.config import NextTokenConfig
+from unimodel.config_objectives import NextTokenConfig
 from unimodel.objectives.masked import modality_weights, span_blocks
 
 

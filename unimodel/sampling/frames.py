@@ -76,7 +76,8 @@ class FrameSampler:
         frames = np.concatenate([world.frames[-past:], world.frames[-1:]])
         actions = np.append(world.actions[len(world.actions) - (past - 1) :], action)
         steps = len(actions)
+        silence = np.zeros((steps + 1, 0), dtype=np.int64)
         episode = TokenisedEpisode(
-            "world", frames, actions, np.zeros(steps), np.zeros(steps, dtype=bool), world.mission, ()
+            "world", frames, silence, actions, np.zeros(steps), np.zeros(steps, dtype=bool), world.mission, ()
         )
         return self._builder.interaction(episode, 0, steps + 1)

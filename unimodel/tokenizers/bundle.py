@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from unimodel.tokenizers.action import REWARD_BINS
+from unimodel.tokenizers.audio import AudioTokenizer
 from unimodel.tokenizers.image import ImageTokenizer
 from unimodel.tokenizers.text import BOS, EOS, PAD, load_text_tokenizer, token_id
 from unimodel.tokenizers.unified import SequenceBuilder
@@ -19,10 +20,12 @@ VOCABULARY_FILE = "vocabulary.json"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerBundle:
-    """Text and image tokenizers and the vocabulary that joins them."""
+    """Text, image and audio tokenizers and the vocabulary that joins them."""
 
     text: PreTrainedTokenizerFast
     image: ImageTokenizer
+    audio: AudioTokenizer | None
+    """None in a run without sound."""
     vocabulary: Vocabulary
 
     @property
@@ -34,16 +37,28 @@ class TokenizerBundle:
         return token_id(self.text, PAD)
 
 
-def join_vocabulary(text: PreTrainedTokenizerFast, image: ImageTokenizer, num_actions: int) -> Vocabulary:
+def join_vocabulary(
+    text: PreTrainedTokenizerFast, image: ImageTokenizer, audio: AudioTokenizer | None, num_actions: int
+) -> Vocabulary:
     """The vocabulary of a run with these tokenizers and `num_actions` discrete actions."""
     return Vocabulary(
-        text_size=len(text), image_size=image.num_codes, action_size=num_actions, reward_size=REWARD_BINS, done_size=2
+        text_size=len(text),
+        image_size=image.num_codes,
+        audio_size=audio.num_codes if audio is not None else 0,
+        action_size=num_actions,
+        reward_size=REWARD_BINS,
+        done_size=2,
     )
 
 
-def load_bundle(text: Path, image: Path, vocabulary: Path) -> TokenizerBundle:
-    """Loads the three parts. Raises FileNotFoundError naming the command that makes the missing one."""
+def load_bundle(text: Path, image: Path, audio: Path, vocabulary: Path) -> TokenizerBundle:
+    """Loads the parts; `audio` may be absent. Raises FileNotFoundError naming the command that makes a missing one."""
     if not vocabulary.exists():
         raise FileNotFoundError(f"no {vocabulary.name} in {vocabulary.parent}: run `unimodel tokenizer train CONFIG`")
     values = json.loads(vocabulary.read_text(encoding="utf-8"))
-    return TokenizerBundle(load_text_tokenizer(text), ImageTokenizer.load(image), Vocabulary(**values))
+    return TokenizerBundle(
+        load_text_tokenizer(text),
+        ImageTokenizer.load(image),
+        AudioTokenizer.load(audio) if audio.is_dir() else None,
+        Vocabulary(**values),
+    )

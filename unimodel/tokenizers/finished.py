@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.shards.index import INDEX_FILE, read_manifest, split_folders
 from data_pipelines.shards.writer import file_sha256
-from unimodel.config import RunConfig
+from unimodel.config import EPISODES, RunConfig
 from unimodel.config_file import settings_of
 from unimodel.run_folder import RunFolder, read_json
 
@@ -33,35 +34,63 @@ def tokenizer_settings(config: RunConfig) -> dict[str, Any]:
     return {
         "tokenizers": settings_of(config.tokenizers),
         "recording": settings_of(config.data.recording),
+        "sources": {name: settings_of(source) for name, source in config.data.sources.items()},
         "seed": config.seed,
     }
 
 
+def source_names(config: RunConfig) -> list[str]:
+    """The recorded episodes and every other source."""
+    return [EPISODES, *config.data.sources]
+
+
+def source_splits(config: RunConfig, source: str) -> dict[str, Path]:
+    """Folders of shards by split; a source without splits is all for training.
+
+    Raises FileNotFoundError when there is no data, ValueError when none of it is for training.
+    """
+    if source == EPISODES:
+        return split_folders(config.data.folder)
+    folder = Path(config.data.sources[source].folder)
+    splits = split_folders(folder)
+    if list(splits.values()) == [folder]:
+        return {"train": folder}
+    if "train" not in splits:
+        raise ValueError(f"source '{source}': {folder} has no split 'train', only {', '.join(splits)}")
+    return splits
+
+
 def has_tokens(config: RunConfig, run: RunFolder) -> bool:
-    """Whether every split of the data was turned into codes by these very tokenizers.
+    """Whether every split of every source was turned into codes by these very tokenizers.
 
     Raises FileNotFoundError when there is no data.
     """
-    return all(has_tokens_of(config, run, split) for split in split_folders(config.data.folder))
+    return all(
+        has_tokens_of(config, run, source, split)
+        for source in source_names(config)
+        for split in source_splits(config, source)
+    )
 
 
-def has_tokens_of(config: RunConfig, run: RunFolder, split: str) -> bool:
+def has_tokens_of(config: RunConfig, run: RunFolder, source: str, split: str) -> bool:
     """The same for one split."""
-    target = run.tokens / split
-    return (target / INDEX_FILE).exists() and read_manifest(target).metadata == tokens_metadata(config, run, split)
+    target = run.tokens_of(source, split)
+    if not (target / INDEX_FILE).exists():
+        return False
+    return read_manifest(target).metadata == tokens_metadata(config, run, source, split)
 
 
-def tokens_metadata(config: RunConfig, run: RunFolder, split: str) -> dict[str, Any]:
+def tokens_metadata(config: RunConfig, run: RunFolder, source: str, split: str) -> dict[str, Any]:
     """What the codes of a split are made from: bytes of data, bytes of tokenizers."""
-    source = split_folders(config.data.folder)[split]
-    hashes = [shard.sha256 for shard in read_manifest(source).shards]
-    return {"kind": "tokenised episodes", "tokenizers": tokenizers_hash(run), "source": hashes}
+    hashes = [shard.sha256 for shard in read_manifest(source_splits(config, source)[split]).shards]
+    size = None if source == EPISODES else config.data.sources[source].image_size
+    return {"kind": "tokenised samples", "tokenizers": tokenizers_hash(run), "source": hashes, "image_size": size}
 
 
 def tokenizers_hash(run: RunFolder) -> str:
-    """Of all files of the text and the image tokenizer: codes of one tokenizer mean nothing to another."""
+    """Of all files of the tokenizers: codes of one tokenizer mean nothing to another."""
     digest = hashlib.sha256()
-    for folder in (run.text_tokenizer, run.image_tokenizer):
+    for folder in (run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer):
         for file in sorted(folder.iterdir()) if folder.is_dir() else []:
             digest.update(f"{file.name} {file_sha256(file)} ".encode())
     return digest.hexdigest()

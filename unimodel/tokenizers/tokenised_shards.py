@@ -11,13 +11,14 @@ from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
-FIELDS = ("frames", "actions", "rewards", "done", "mission", "captions", "caption_lengths")
+FIELDS = ("frames", "audio", "actions", "rewards", "done", "mission", "captions", "caption_lengths")
 
 
 def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
     """One `.npy` member per field; captions are concatenated, with their lengths beside them."""
     arrays = {
         "frames": episode.frames.astype(np.uint16),
+        "audio": episode.audio.astype(np.uint16),
         "actions": episode.actions.astype(np.int64),
         "rewards": episode.rewards.astype(np.float32),
         "done": episode.done.astype(bool),
@@ -33,6 +34,8 @@ def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
     return {
         "frames": episode.num_frames,
         "grid": list(episode.frames.shape[1:]),
+        "audio": episode.audio.shape[1],
+        "outcome": 2 * int(not np.isnan(episode.rewards).any()),
         "mission": len(episode.mission),
         "captions": [len(caption) for caption in episode.captions],
     }
@@ -40,8 +43,11 @@ def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
 
 def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
     """The shape of sample `number`, from the index. Raises ValueError when the shards are not tokenised ones."""
-    (rows, columns), mission, captions = (reader.length(number, name) for name in ("grid", "mission", "captions"))
-    return EpisodeShape(len(captions), int(rows), int(columns), int(mission[0]), captions)
+    names = ("frames", "grid", "audio", "outcome", "mission", "captions")
+    (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = (
+        reader.length(number, name).tolist() for name in names
+    )
+    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions)
 
 
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
@@ -52,6 +58,7 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     return TokenisedEpisode(
         key=key,
         frames=arrays["frames"].astype(np.int64),
+        audio=arrays["audio"].astype(np.int64),
         actions=arrays["actions"],
         rewards=arrays["rewards"],
         done=arrays["done"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,20 +17,22 @@ WARMUP_STEPS = 20
 
 
 def train_image_tokenizer(
-    frames: np.ndarray, config: ImageTokenizerConfig, seed: int, progress: Callable[[int, float], None]
+    sources: Sequence[np.ndarray], config: ImageTokenizerConfig, seed: int, progress: Callable[[int, float], None]
 ) -> ImageTokenizer:
-    """Fits the autoencoder to uint8 `frames` [frames, height, width, 3]; `progress(step, mean_squared_error)`."""
+    """Fits the autoencoder to uint8 frames [frames, height, width, 3] of one or more sources in equal shares;
+    `progress(step, mean_squared_error)`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = ImageTokenizer(config)
-        tokenizer.encode(frames[:1])  # refuses frames that do not divide into patches before any work is done
-        _fit(tokenizer, frames, config, seed, progress)
+        for frames in sources:
+            tokenizer.encode(frames[:1])  # refuses frames that do not divide into patches before any work is done
+        _fit(tokenizer, sources, config, seed, progress)
     return tokenizer.eval()
 
 
 def _fit(
     tokenizer: ImageTokenizer,
-    frames: np.ndarray,
+    sources: Sequence[np.ndarray],
     config: ImageTokenizerConfig,
     seed: int,
     progress: Callable[[int, float], None],
@@ -40,6 +42,7 @@ def _fit(
     for step in range(config.steps):
         scale = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
         optimizer.param_groups[0]["lr"] = config.learning_rate * scale
+        frames = sources[step % len(sources)]
         pixels = to_unit(torch.from_numpy(frames[generator.integers(len(frames), size=config.batch_frames)]))
         loss = F.mse_loss(tokenizer.forward_blurred(pixels), pixels)
         optimizer.zero_grad()

@@ -1,12 +1,20 @@
-"""Recorded episodes -> `TokenSequence`s: the one place that knows how modalities are laid side by side.
+"""Tokenised samples -> `TokenSequence`s: the one place that knows how modalities are laid side by side.
 
-A frame is always `<|image|>` and its codes; in episodes the action that led to it stands in front (the first frame has
-`<|no_action|>`, as has any frame whose action is unknown) and the reward and done flag that came with it follow:
+Every sample is an episode, a row of moments: a picture with its caption is one of one moment, a film one whose actions
+nobody knows, a text one with nothing to see or hear. A frame is always `<|image|>` and its codes, the sound of a moment
+`<|audio|>` and its codes. In episodes the action that led to a moment stands in front of it (the first has
+`<|no_action|>`, as has any whose action is unknown) and the reward and done flag that came with it follow:
 
     clip            ruler | bos caption eos | frame | (action, frame) ...                everything is a target
     text_to_image   ruler | bos caption eos | frame                                      the frame is the target
     image_to_text   ruler | frame | bos caption eos                                      the caption is the target
+    text_to_audio   bos caption eos | sound                                              the sound is the target
+    audio_to_text   sound | bos caption eos                                              the caption is the target
     interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  all but mission and first frame
+    text            bos and a part of the caption                                        the text is the target
+
+In `clip` and `interaction` "frame" is the picture, the sound, or one after the other, as the sample has them; rewards
+and done flags are left out where they are not known.
 
 The ruler is one coordinate token per row or column of the pictures (see `TokenSequence.position_ids`).
 
@@ -15,11 +23,14 @@ Alignment: action t led from frame t to frame t+1; reward t and done t arrived w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipelines.sources.sample import UNKNOWN_ACTION
 from unimodel.batch import Role, Span, TokenSequence
+from unimodel.config import SequenceKind
 from unimodel.tokenizers.action import reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -30,44 +41,80 @@ class TokenisedEpisode:
 
     key: str
     frames: np.ndarray
-    """int [T + 1, rows, columns] image codes."""
+    """int [T + 1, rows, columns] image codes; no rows and columns when there is nothing to see."""
+    audio: np.ndarray
+    """int [T + 1, codes] of the sound that came with every frame; no codes when there is nothing to hear."""
     actions: np.ndarray
-    """int [T]."""
+    """int [T]; UNKNOWN_ACTION where it is not known."""
     rewards: np.ndarray
-    """float [T]."""
+    """float [T]; nan where reward and done are not known."""
     done: np.ndarray
     """bool [T]."""
     mission: np.ndarray
     captions: tuple[np.ndarray, ...]
-    """T + 1 id arrays."""
+    """T + 1 id arrays, or one for all of them."""
 
     @property
     def num_frames(self) -> int:
         return len(self.frames)
 
+    def caption(self, frame: int) -> np.ndarray:
+        """The caption of a frame."""
+        return self.captions[min(frame, len(self.captions) - 1)]
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeShape:
-    """All that the length of a sequence depends on; `mission_tokens` and `caption_tokens` [frames] without bos, eos."""
+    """All that the length of a sequence depends on; `mission_tokens` and `caption_tokens` [frames or 1] without bos,
+    eos; `outcome_tokens` of reward and done flag, 0 when they are not known."""
 
     num_frames: int
     rows: int
     columns: int
+    audio_tokens: int
+    outcome_tokens: int
     mission_tokens: int
-    caption_tokens: np.ndarray
+    caption_tokens: Sequence[int]
+
+    @property
+    def frame_tokens(self) -> int:
+        """Picture, sound and their delimiters."""
+        picture = self.rows * self.columns
+        return (picture + 1 if picture else 0) + (self.audio_tokens + 1 if self.audio_tokens else 0)
 
 
-def sequence_length(kind: str, shape: EpisodeShape, start: int, frames: int) -> int:
-    """Tokens of what `SequenceBuilder` lays out as `kind` from frame `start` on, of up to `frames` frames."""
-    text = 2 + (shape.mission_tokens if kind == "interaction" else int(shape.caption_tokens[start]))
-    frame = 1 + shape.rows * shape.columns
-    length = max(shape.rows, shape.columns) + text + frame
-    steps = min(start + frames, shape.num_frames) - start - 1
+def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: int) -> int:
+    """Tokens of what `SequenceBuilder.build` lays out as `kind` from `start` on.
+
+    Raises ValueError when a sample of this shape has no picture or no sound and `kind` needs one.
+    """
+    caption = int(shape.caption_tokens[min(start, len(shape.caption_tokens) - 1)])
+    ruler, picture = max(shape.rows, shape.columns), shape.rows * shape.columns
+    if kind == "text":
+        return 1 + min(int(shape.caption_tokens[0]) + 1, most)
+    if kind in ("text_to_image", "image_to_text"):
+        if not picture:
+            raise ValueError(f"it has no picture, which {kind} needs")
+        return ruler + 2 + caption + 1 + picture
+    if kind in ("text_to_audio", "audio_to_text"):
+        if not shape.audio_tokens:
+            raise ValueError(f"it has no sound, which {kind} needs")
+        return 2 + caption + 1 + shape.audio_tokens
+    if not shape.frame_tokens:
+        raise ValueError(f"it has neither pictures nor sound, which {kind} needs")
+    steps = min(start + most, shape.num_frames) - start - 1
     if kind == "clip":
-        return length + steps * (1 + frame)
-    if kind == "interaction":
-        return length + 1 + steps * (1 + frame + 2)
-    return length
+        return ruler + 2 + caption + shape.frame_tokens + steps * (1 + shape.frame_tokens)
+    first = ruler + 2 + shape.mission_tokens + 1 + shape.frame_tokens
+    return first + steps * (1 + shape.frame_tokens + shape.outcome_tokens)
+
+
+def first_place(kind: SequenceKind, shape: EpisodeShape, most: int, choice: int) -> int:
+    """Where a sequence begins: `choice` picks the frame, the first frame of a window, or the first token of a text."""
+    if kind == "text":
+        return choice % max(1, int(shape.caption_tokens[0]) + 1 - most + 1)
+    is_window = kind in ("clip", "interaction")
+    return choice % (max(1, shape.num_frames - most + 1) if is_window else shape.num_frames)
 
 
 class SequenceBuilder:
@@ -77,14 +124,32 @@ class SequenceBuilder:
         self.vocabulary = vocabulary
         self.bos_id, self.eos_id = bos_id, eos_id
 
+    def build(self, kind: SequenceKind, episode: TokenisedEpisode, start: int, most: int) -> TokenSequence:
+        """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens)."""
+        match kind:
+            case "clip":
+                return self.clip(episode, start, most)
+            case "text_to_image":
+                return self.text_to_image(episode.caption(start), episode.frames[start], episode.key)
+            case "image_to_text":
+                return self.image_to_text(episode.frames[start], episode.caption(start), episode.key)
+            case "text_to_audio":
+                return self.text_to_audio(episode.caption(start), episode.audio[start], episode.key)
+            case "audio_to_text":
+                return self.audio_to_text(episode.audio[start], episode.caption(start), episode.key)
+            case "interaction":
+                return self.interaction(episode, start, most)
+            case "text":
+                return self.text(episode.captions[0], start, most, episode.key)
+
     def clip(self, episode: TokenisedEpisode, start: int, frames: int = 2) -> TokenSequence:
         """The caption of frame `start`, that frame, and up to `frames` - 1 steps (the last frame stands alone)."""
         parts = self._ruler(episode.frames[start])
-        self._text(parts, episode.captions[start], Role.TARGET)
-        self._frame(parts, episode.frames[start], Role.TARGET)
+        self._text(parts, episode.caption(start), Role.TARGET)
+        self._moment(parts, episode, start, Role.TARGET)
         for time, frame in enumerate(range(start + 1, min(start + frames, episode.num_frames)), start=1):
             self._action(parts, int(episode.actions[frame - 1]), Role.TARGET, time)
-            self._frame(parts, episode.frames[frame], Role.TARGET, time)
+            self._moment(parts, episode, frame, Role.TARGET, time)
         return parts.sequence(f"{episode.key}/clip/{start}")
 
     def text_to_image(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
@@ -101,24 +166,53 @@ class SequenceBuilder:
         self._text(parts, caption, Role.TARGET)
         return parts.sequence(f"{key}/image_to_text")
 
+    def text_to_audio(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
+        """A caption as the prompt of a sound [codes]."""
+        parts = _Parts()
+        self._text(parts, caption, Role.CONDITION)
+        self._audio(parts, codes, Role.TARGET)
+        return parts.sequence(f"{key}/text_to_audio")
+
+    def audio_to_text(self, codes: np.ndarray, caption: np.ndarray, key: str) -> TokenSequence:
+        """A sound [codes] as the prompt of its caption."""
+        parts = _Parts()
+        self._audio(parts, codes, Role.CONDITION)
+        self._text(parts, caption, Role.TARGET)
+        return parts.sequence(f"{key}/audio_to_text")
+
     def interaction(self, episode: TokenisedEpisode, start: int, frames: int) -> TokenSequence:
         """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes."""
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.mission, Role.CONDITION)
-        self._action(parts, None, Role.CONDITION)
-        self._frame(parts, episode.frames[start], Role.CONDITION)
+        self._action(parts, UNKNOWN_ACTION, Role.CONDITION)
+        self._moment(parts, episode, start, Role.CONDITION)
         for time, frame in enumerate(range(start + 1, min(start + frames, episode.num_frames)), start=1):
             self._action(parts, int(episode.actions[frame - 1]), Role.TARGET, time)
-            self._frame(parts, episode.frames[frame], Role.TARGET, time)
+            self._moment(parts, episode, frame, Role.TARGET, time)
             self._outcome(parts, float(episode.rewards[frame - 1]), bool(episode.done[frame - 1]), time)
         return parts.sequence(f"{episode.key}/interaction/{start}")
+
+    def text(self, ids: np.ndarray, start: int, tokens: int, key: str) -> TokenSequence:
+        """bos and up to `tokens` tokens of a text from its token `start` on; eos is its last."""
+        parts = _Parts()
+        parts.add([self.bos_id], Modality.TEXT, Role.STRUCTURE)
+        parts.add([*ids.tolist(), self.eos_id][start : start + tokens], Modality.TEXT, Role.TARGET)
+        return parts.sequence(f"{key}/text/{start}")
 
     def _ruler(self, codes: np.ndarray) -> _Parts:
         """Starts a sequence with the coordinates that pictures [rows, columns] need."""
         parts = _Parts()
-        ids = self.vocabulary.ruler(max(codes.shape)).tolist()
-        parts.add(ids, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
+        if codes.size:
+            ids = self.vocabulary.ruler(max(codes.shape)).tolist()
+            parts.add(ids, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
         return parts
+
+    def _moment(self, parts: _Parts, episode: TokenisedEpisode, frame: int, role: Role, time: int = 0) -> None:
+        """What there is to see and to hear."""
+        if episode.frames.size:
+            self._frame(parts, episode.frames[frame], role, time)
+        if episode.audio.size:
+            self._audio(parts, episode.audio[frame], role, time)
 
     def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
         parts.add([self.bos_id], Modality.TEXT, Role.STRUCTURE)
@@ -129,13 +223,19 @@ class SequenceBuilder:
         grid = (int(codes.shape[0]), int(codes.shape[1]))
         parts.add(self.vocabulary.ids(Modality.IMAGE, codes.ravel()).tolist(), Modality.IMAGE, role, time, grid)
 
-    def _action(self, parts: _Parts, action: int | None, role: Role, time: int = 0) -> None:
-        if action is None:
+    def _audio(self, parts: _Parts, codes: np.ndarray, role: Role, time: int = 0) -> None:
+        parts.add([self.vocabulary.audio_start], Modality.SPECIAL, Role.STRUCTURE, time)
+        parts.add(self.vocabulary.ids(Modality.AUDIO, codes).tolist(), Modality.AUDIO, role, time)
+
+    def _action(self, parts: _Parts, action: int, role: Role, time: int = 0) -> None:
+        if action == UNKNOWN_ACTION:
             parts.add([self.vocabulary.no_action], Modality.SPECIAL, Role.STRUCTURE, time)
         else:
             parts.add(self.vocabulary.ids(Modality.ACTION, np.array([action])).tolist(), Modality.ACTION, role, time)
 
     def _outcome(self, parts: _Parts, reward: float, done: bool, time: int) -> None:
+        if np.isnan(reward):
+            return
         reward_ids = self.vocabulary.ids(Modality.REWARD, reward_codes(np.array([reward])))
         parts.add(reward_ids.tolist(), Modality.REWARD, Role.TARGET, time)
         parts.add(self.vocabulary.ids(Modality.DONE, np.array([int(done)])).tolist(), Modality.DONE, Role.TARGET, time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipelines.shards.reader import ShardReader
@@ -10,44 +11,57 @@ from data_pipelines.stream.mixture import Ingredient, Schedule
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Placed, Plan, StreamState
 from data_pipelines.stream.randomness import keyed_generator, keyed_number
-from unimodel.batch import CorruptedSequence, TokenSequence
+from unimodel.batch import CorruptedSequence
 from unimodel.config import MixtureEntry, StageConfig
 from unimodel.objectives.corruption import corrupt
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, read_shape
-from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode, sequence_length
+from unimodel.tokenizers.unified import SequenceBuilder, first_place, sequence_length
 
 
 class StageData:
-    """Measures and builds the corrupted sequence of any draw of a stage: pure functions of (seed, stage, draw)."""
+    """Measures and builds the corrupted sequence of any draw of a stage: pure functions of (seed, stage, draw).
 
-    def __init__(self, tokens: Path, builder: SequenceBuilder, stage_name: str, stage: StageConfig, seed: int) -> None:
-        self._reader = ShardReader(tokens)
+    `tokens` are the folders of codes by the name of their source.
+    """
+
+    def __init__(
+        self, tokens: Mapping[str, Path], builder: SequenceBuilder, stage_name: str, stage: StageConfig, seed: int
+    ) -> None:
+        readers = {name: ShardReader(tokens[name]) for name in {entry.source: None for entry in stage.mixture}}
+        self._readers = [readers[entry.source] for entry in stage.mixture]
         self._builder, self._stage_name, self._stage, self._seed = builder, stage_name, stage, seed
         self._objectives = list(stage.objectives)
 
     def measure(self, draw: Draw) -> int:
-        """Tokens of a draw, from the index alone."""
-        entry = self._stage.mixture[draw.ingredient]
-        shape = read_shape(self._reader, draw.sample)
-        choice = self._choice(draw, self._reader.key(draw.sample))
-        return sequence_length(entry.sequence, shape, _first_frame(entry, shape.num_frames, choice), entry.frames)
+        """Tokens of a draw, from the index alone. Raises ValueError for a sample that its entry cannot lay out."""
+        entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
+        shape = read_shape(reader, draw.sample)
+        key = reader.key(draw.sample)
+        start = first_place(entry.sequence, shape, entry.most, self._choice(draw, key))
+        try:
+            return sequence_length(entry.sequence, shape, start, entry.most)
+        except ValueError as error:
+            raise ValueError(
+                f"stage {self._stage_name}: sample {key} of source '{entry.source}': {error}; take another sequence"
+            ) from None
 
     def build(self, placed: Placed) -> CorruptedSequence | BadSample:
         """The sequence of a draw, or what is wrong with its sample."""
-        draw = placed.draw
+        draw, reader = placed.draw, self._readers[placed.draw.ingredient]
         try:
             return self._build(draw, placed.length)
         except ValueError as error:
-            shard, _ = self._reader.place(draw.sample)
-            entry = self._reader.entry(draw.sample)
+            shard, _ = reader.place(draw.sample)
+            entry = reader.entry(draw.sample)
             offset = min((member.offset for member in entry.members.values()), default=-1)
             return BadSample(str(shard), entry.key, offset, str(error))
 
     def _build(self, draw: Draw, planned: int) -> CorruptedSequence:
-        entry = self._stage.mixture[draw.ingredient]
-        key, fields = self._reader.read(draw.sample)
+        entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
+        key, fields = reader.read(draw.sample)
         episode = decode_tokenised(key, fields)
-        sequence = self._sequence(entry, episode, _first_frame(entry, episode.num_frames, self._choice(draw, key)))
+        start = first_place(entry.sequence, read_shape(reader, draw.sample), entry.most, self._choice(draw, key))
+        sequence = self._builder.build(entry.sequence, episode, start, entry.most)
         if len(sequence) != planned:
             raise ValueError(f"sample {key} makes {len(sequence)} tokens where the index says {planned}")
         rng = keyed_generator(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
@@ -58,23 +72,15 @@ class StageData:
         """Picks the part of the sample that is looked at."""
         return keyed_number(self._seed, self._stage_name, "part", draw.ingredient, draw.epoch, key)
 
-    def _sequence(self, entry: MixtureEntry, episode: TokenisedEpisode, start: int) -> TokenSequence:
-        match entry.sequence:
-            case "clip":
-                return self._builder.clip(episode, start, entry.frames)
-            case "text_to_image":
-                return self._builder.text_to_image(episode.captions[start], episode.frames[start], episode.key)
-            case "image_to_text":
-                return self._builder.image_to_text(episode.frames[start], episode.captions[start], episode.key)
-            case "interaction":
-                return self._builder.interaction(episode, start, entry.frames)
-
     def stream(
         self, state: StreamState, pad_id: int, *, rank: int = 0, num_ranks: int = 1, workers: int = 0
     ) -> PackedStream:
         """This rank's batches from `state` on."""
-        batch, shard_samples = self._stage.batch, self._reader.shard_samples
-        mixture = [Ingredient(entry.sequence, shard_samples, share_schedule(entry)) for entry in self._stage.mixture]
+        batch = self._stage.batch
+        mixture = [
+            Ingredient(entry_name(entry), reader.shard_samples, share_schedule(entry))
+            for entry, reader in zip(self._stage.mixture, self._readers, strict=True)
+        ]
         plan = Plan(
             mixture,
             self.measure,
@@ -88,12 +94,11 @@ class StageData:
         return PackedStream(plan, self.build, len(mixture), settings)
 
 
+def entry_name(entry: MixtureEntry) -> str:
+    """What of a mixture an entry is, for logs."""
+    return f"{entry.source}/{entry.sequence}"
+
+
 def share_schedule(entry: MixtureEntry) -> Schedule:
     """The share of an entry along the stage."""
     return entry.share if isinstance(entry.share, tuple) else [(0.0, entry.share)]
-
-
-def _first_frame(entry: MixtureEntry, num_frames: int, choice: int) -> int:
-    """`choice` picks the frame, or the first frame of a window, of an episode."""
-    is_window = entry.sequence in ("clip", "interaction")
-    return choice % (max(1, num_frames - entry.frames + 1) if is_window else num_frames)

@@ -26,6 +26,7 @@ from unimodel.errors import RunError, Stopped
 from unimodel.observe.progress import ProgressBar, say
 from unimodel.run_folder import RunFolder, append_json_line, truncate_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
+from unimodel.tokenizers.finished import source_names
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import (
     AVERAGE,
@@ -37,7 +38,7 @@ from unimodel.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from unimodel.training.data import StageData
+from unimodel.training.data import StageData, entry_name
 from unimodel.training.engine import build_engine, freeze, start_process_group
 from unimodel.training.finished import is_done, require_same_config
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
@@ -134,7 +135,8 @@ class _StageTrainer:
         self.engine = build_engine(backbone, config.engine, stage, device)
         self.state = NamedState(self.engine)
         self._restore_optimizer(checkpoint, resumed, weights)
-        data = StageData(run.tokens / "train", bundle.builder, name, stage, config.seed)
+        tokens = {source: run.tokens_of(source, "train") for source in source_names(config)}
+        data = StageData(tokens, bundle.builder, name, stage, config.seed)
         ranks = {"rank": dist.get_rank(), "num_ranks": dist.get_world_size()}
         self.stream = data.stream(self.position.stream, bundle.pad_id, **ranks, workers=config.data.workers)
 
@@ -218,7 +220,7 @@ class _StageTrainer:
             return
         sources: Counter[str] = Counter()
         for entry, tokens in zip(self.stage.mixture, step.tokens, strict=True):
-            sources[f"tokens/{entry.sequence}"] += tokens
+            sources[f"tokens/{entry_name(entry)}"] += tokens
         metrics = {
             "step": self.position.step,
             "stage": self.name,

@@ -1,0 +1,213 @@
+"""What a shard holds under one key, whoever wrote it: pictures, sound, words and, in a world, actions.
+
+A sample is a row of moments. A recorded episode has one per frame, a film too, but nobody knows its actions; a picture,
+a sound or a text is a single moment. Which of them a sample is, its fields tell:
+
+    frames.png, actions.npy ...     an episode, as `episode.py` writes it
+    frames.jpg                      a film: its frames stacked top to bottom, in `json` how many and how fast
+    png jpg jpeg webp               a picture
+    flac wav mp3 ogg opus m4a       a sound
+    none of these                   a text
+    txt, or caption/text in `json`  the words of any of them
+    audio.flac                      the sound of an episode or a film
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.sources.audio import decode_audio
+from data_pipelines.sources.episode import Episode, decode_episode
+
+PICTURE_FIELDS = ("png", "jpg", "jpeg", "webp")
+SOUND_FIELDS = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
+STRIP_FIELDS = ("frames.jpg", "frames.png")
+FORMATS = ("PNG", "JPEG", "WEBP")
+CAPTION_KEYS = ("caption", "text")
+AUDIO_FIELD = "audio.flac"
+UNKNOWN_ACTION = -1
+MAX_PIXELS = 1 << 26
+"""Largest picture or strip that is decoded (192 MiB as RGB): a hostile header cannot ask for more memory."""
+MAX_FRAMES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """T + 1 moments and what was done between them.
+
+    key                name in the shards
+    frames             uint8 [T + 1, height, width, 3], RGB; no height and width when there is nothing to see
+    audio              float32 [samples, channels] of all moments together; no samples when there is nothing to hear
+    audio_rate         samples per second
+    seconds_per_frame  how long a moment lasts; 0 when the whole sample is one
+    captions           T + 1 descriptions, or one of the whole, "" when there is none
+    mission            what an agent was asked to do
+    actions            int64 [T]; UNKNOWN_ACTION where nobody knows
+    rewards            float32 [T]; nan where there are none
+    done               bool [T]
+    num_actions        size of the action space; 0 without one
+    """
+
+    key: str
+    frames: np.ndarray
+    audio: np.ndarray
+    audio_rate: int
+    seconds_per_frame: float
+    captions: tuple[str, ...]
+    mission: str
+    actions: np.ndarray
+    rewards: np.ndarray
+    done: np.ndarray
+    num_actions: int
+
+    @property
+    def num_frames(self) -> int:
+        """T + 1."""
+        return len(self.frames)
+
+
+def decode_sample(key: str, fields: Mapping[str, bytes]) -> Sample:
+    """The sample of these fields. Raises ValueError naming the sample and the field that cannot be read."""
+    if "actions.npy" in fields:
+        return sample_of(decode_episode(key, dict(fields)), *_sound_of_film(key, fields))
+    about = _about(key, fields)
+    caption = _caption(key, fields, about)
+    strip = next((name for name in STRIP_FIELDS if name in fields), None)
+    if strip is not None:
+        return _film(key, fields, strip, about, caption)
+    picture = next((name for name in PICTURE_FIELDS if name in fields), None)
+    if picture is not None:
+        return _still(key, caption, frames=decode_picture(key, picture, fields[picture])[None])
+    sound = next((name for name in SOUND_FIELDS if name in fields), None)
+    if sound is not None:
+        audio, rate = _sound(key, sound, fields[sound])
+        return _still(key, caption, audio=audio, audio_rate=rate)
+    if not caption:
+        raise ValueError(f"sample {key}: nothing to see, hear or read in its fields {sorted(fields)}")
+    return _still(key, caption)
+
+
+def sample_of(episode: Episode, audio: np.ndarray, audio_rate: int) -> Sample:
+    """A recorded episode, with its sound from the first frame on."""
+    return Sample(
+        key=episode.key,
+        frames=episode.frames,
+        audio=audio,
+        audio_rate=audio_rate,
+        seconds_per_frame=len(audio) / audio_rate / len(episode.frames) if len(audio) else 0.0,
+        captions=episode.captions,
+        mission=episode.mission,
+        actions=episode.actions,
+        rewards=episode.rewards,
+        done=episode.done,
+        num_actions=episode.num_actions,
+    )
+
+
+def decode_picture(key: str, field: str, payload: bytes) -> np.ndarray:
+    """uint8 [height, width, 3]. The size is checked from the header, before any pixel is inflated."""
+    try:
+        with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+            return np.asarray(image.convert("RGB"))
+    except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"sample {key}: field {field} is not a readable picture ({error})") from None
+
+
+def squared(frames: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [frames, height, width, 3] to [frames, size, size, 3]: scaled to cover the square, the rest cut off evenly.
+
+    Frames of that size, and samples without pictures, stay as they are.
+    """
+    _, height, width, _ = frames.shape
+    if not frames.size or (height, width) == (size, size):
+        return frames
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    box = (left, top, left + side, top + side)
+    resized = [Image.fromarray(frame).resize((size, size), Image.Resampling.BOX, box) for frame in frames]
+    return np.stack([np.asarray(frame) for frame in resized])
+
+
+def _film(key: str, fields: Mapping[str, bytes], strip: str, about: dict[str, Any], caption: str) -> Sample:
+    frames, rate = about.get("num_frames"), about.get("frames_per_second")
+    if not isinstance(frames, int) or not 1 <= frames <= MAX_FRAMES:
+        raise ValueError(f"sample {key}: field json has no valid num_frames ({frames!r})")
+    if not isinstance(rate, int | float) or not 0 < rate < 1e6:
+        raise ValueError(f"sample {key}: field json has no valid frames_per_second ({rate!r})")
+    pixels = decode_picture(key, strip, fields[strip])
+    if pixels.shape[0] % frames:
+        raise ValueError(f"sample {key}: field {strip} of {pixels.shape[0]} rows is not {frames} frames")
+    audio, audio_rate = _sound_of_film(key, fields)
+    return Sample(
+        key=key,
+        frames=pixels.reshape(frames, -1, *pixels.shape[1:]),
+        audio=audio,
+        audio_rate=audio_rate,
+        seconds_per_frame=1.0 / rate if len(audio) else 0.0,
+        captions=(caption,),
+        mission=caption,
+        actions=np.full(frames - 1, UNKNOWN_ACTION, dtype=np.int64),
+        rewards=np.full(frames - 1, np.nan, dtype=np.float32),
+        done=np.zeros(frames - 1, dtype=np.bool_),
+        num_actions=0,
+    )
+
+
+def _still(
+    key: str, caption: str, frames: np.ndarray | None = None, audio: np.ndarray | None = None, audio_rate: int = 0
+) -> Sample:
+    return Sample(
+        key=key,
+        frames=np.zeros((1, 0, 0, 3), dtype=np.uint8) if frames is None else frames,
+        audio=np.zeros((0, 1), dtype=np.float32) if audio is None else audio,
+        audio_rate=audio_rate,
+        seconds_per_frame=0.0,
+        captions=(caption,),
+        mission="",
+        actions=np.zeros(0, dtype=np.int64),
+        rewards=np.zeros(0, dtype=np.float32),
+        done=np.zeros(0, dtype=np.bool_),
+        num_actions=0,
+    )
+
+
+def _sound_of_film(key: str, fields: Mapping[str, bytes]) -> tuple[np.ndarray, int]:
+    if AUDIO_FIELD not in fields:
+        return np.zeros((0, 1), dtype=np.float32), 0
+    return _sound(key, AUDIO_FIELD, fields[AUDIO_FIELD])
+
+
+def _sound(key: str, field: str, payload: bytes) -> tuple[np.ndarray, int]:
+    try:
+        return decode_audio(payload)
+    except ValueError as error:
+        raise ValueError(f"sample {key}: field {field}: {error}") from None
+
+
+def _about(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
+    """What `json` says; nothing when it is missing or no object (some sets keep lists there)."""
+    try:
+        about = json.loads(fields.get("json", b"{}"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"sample {key}: field json cannot be read ({error})") from None
+    return about if isinstance(about, dict) else {}
+
+
+def _caption(key: str, fields: Mapping[str, bytes], about: dict[str, Any]) -> str:
+    """The words of a sample, "" when it has none."""
+    for name in ("txt", "caption.txt", "text"):
+        if name in fields:
+            try:
+                return fields[name].decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"sample {key}: field {name} is not UTF-8 ({error})") from None
+    return next((about[name].strip() for name in CAPTION_KEYS if isinstance(about.get(name), str)), "")

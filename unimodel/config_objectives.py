@@ -1,0 +1,99 @@
+"""Settings of the objectives: which tokens of a sequence are hidden, and how much every answer weighs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from unimodel.settings import Fraction, PositiveFloat, Settings
+from unimodel.vocabulary import Modality
+
+ModalityWeights = dict[str, PositiveFloat]
+"""Loss weight per token of a modality, 1 where not named: one action among 128 image tokens is easily overlooked."""
+
+
+def _check_modalities(weights: ModalityWeights) -> ModalityWeights:
+    known = [modality.label for modality in Modality]
+    if unknown := [name for name in weights if name not in known]:
+        raise ValueError(f"unknown modality '{unknown[0]}'; known: {', '.join(known)}")
+    return weights
+
+
+class NextTokenConfig(Settings):
+    """Plain language modelling of the TARGET spans."""
+
+    kind: Literal["next_token"]
+    coefficient: PositiveFloat = 1.0
+    modality_weights: ModalityWeights = {}
+
+    _known_modalities = field_validator("modality_weights")(_check_modalities)
+
+
+class MaskedConfig(Settings):
+    """Masked discrete diffusion (MDLM, arXiv 2406.07524; MaskGIT, arXiv 2202.04200)."""
+
+    kind: Literal["masked"]
+    coefficient: PositiveFloat = 1.0
+    schedule: Literal["linear", "cosine"] = "cosine"
+    """Mask rate r(u), u uniform: linear r = u, cosine r = cos(pi u / 2)."""
+    mask_count: Literal["fixed", "bernoulli"] = "fixed"
+    """fixed masks exactly max(1, round(r n)) tokens, bernoulli each with probability r."""
+    weight: Literal["elbo", "uniform"] = "uniform"
+    """elbo gives the likelihood bound (1/r for linear); uniform is MaskGIT's mean over masked tokens."""
+    modality_weights: ModalityWeights = {}
+    whole_modality_fraction: Fraction = 0.0
+    """Share of samples in which one modality is masked completely (UniDisc)."""
+    single_span_fraction: Fraction = 0.0
+    """Share of samples that hide tokens of one span only (a caption, a frame, an action) and show the others whole:
+    what one says of another is learnt several times sooner from a clean view than from one with holes everywhere."""
+    changed_weight: PositiveFloat = 1.0
+    """Loss weight of frame tokens that differ from the same place one frame earlier, and of actions that changed
+    anything; others weigh 1."""
+    attention: Literal["document", "span"] = "document"
+    """document: the whole sample is one bidirectional block. span: text stays causal, only images are blocks, so a
+    caption in front becomes a prompt that cannot see the image."""
+    condition_dropout_fraction: Fraction = 0.0
+    """Share of samples whose CONDITION text is hidden behind MASK, for classifier-free guidance."""
+
+    _known_modalities = field_validator("modality_weights")(_check_modalities)
+
+    @model_validator(mode="after")
+    def _bound_stays_a_bound(self) -> MaskedConfig:
+        bending = ("modality_weights", "whole_modality_fraction", "single_span_fraction", "changed_weight")
+        for name in bending:
+            if self.weight == "elbo" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"weight elbo is a likelihood bound only without {name}")
+        return self
+
+
+class DiffusionForcingConfig(Settings):
+    """Frames with independent mask rates (Diffusion Forcing, arXiv 2407.01392, in its discrete form)."""
+
+    kind: Literal["diffusion_forcing"]
+    coefficient: PositiveFloat = 1.0
+    clean_fraction: Fraction = 0.3
+    """Probability that a frame is left clean: sampling conditions on clean history, so training must see it."""
+    full_fraction: Fraction = 0.1
+    """Probability that a frame is masked completely: the first step of sampling."""
+    context_noise_fraction: Fraction = 0.1
+    """Largest share of visible frame tokens replaced by random codes (drawn uniformly from 0 to this per sample)."""
+    changed_weight: PositiveFloat = 1.0
+    """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
+
+
+class InverseDynamicsConfig(Settings):
+    """Which action was it? All actions of an `interaction` hidden, everything else shown."""
+
+    kind: Literal["inverse_dynamics"]
+    coefficient: PositiveFloat = 1.0
+    changed_weight: PositiveFloat = 1.0
+    """Loss weight of actions that changed anything; others weigh 1: which of them it was, the frames cannot tell."""
+    ask_changed_places: bool = False
+    """Ask for the action at the frame tokens that it changed as well: each sees there what was before and is now, which
+    the action's own place must first find among all tokens of two frames."""
+
+
+ObjectiveConfig = Annotated[
+    NextTokenConfig | MaskedConfig | DiffusionForcingConfig | InverseDynamicsConfig, Field(discriminator="kind")
+]
