@@ -47,16 +47,18 @@ def config_schema() -> None:
 
 @data_app.command("record")
 def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Play episodes in the config's environment and write them as shards."""
+    """Play episodes in the config's environments and write them as shards."""
     from data_pipelines.sources.recording import Recording, record_dataset
+    from unimodel.config import recordings
     from unimodel.config_file import load_config, settings_of
     from unimodel.observe.progress import ProgressBar, say
 
     run = load_config(config, overrides)
-    recording = Recording(seed=run.seed, **settings_of(run.data.recording))
-    with ProgressBar("recording episodes", sum(recording.splits.values())) as bar:
-        worked = record_dataset(run.data.folder, recording, bar.advance)
-    say(f"{'recorded' if worked else 'already recorded:'} {run.data.folder}")
+    for folder, settings in recordings(run.data).items():
+        recording = Recording(seed=run.seed, **settings_of(settings))
+        with ProgressBar(f"recording {settings.environment}", sum(recording.splits.values())) as bar:
+            worked = record_dataset(folder, recording, bar.advance)
+        say(f"{'recorded' if worked else 'already recorded:'} {folder}")
 
 
 @data_app.command("verify")

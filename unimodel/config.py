@@ -23,7 +23,7 @@ class RecordingConfig(Settings):
     """Episodes recorded from a gymnasium environment (`unimodel data record`)."""
 
     environment: str = "BabyAI-GoToLocalS8N3-v0"
-    """A MiniGrid or BabyAI id; the scripted bot needs a BabyAI level."""
+    """A MiniGrid, BabyAI or Atari (`ALE/Pong-v5`) id; only BabyAI levels have a scripted bot."""
     train_episodes: PositiveInt = 4000
     validation_episodes: PositiveInt = 100
     """Held out for choosing settings: seeds that training never sees."""
@@ -32,7 +32,7 @@ class RecordingConfig(Settings):
     max_steps: PositiveInt = 16
     """Longest episode, in environment steps."""
     random_action_fraction: Fraction = 0.6
-    """Share of steps that take a uniformly random action instead of the bot's, for coverage of all actions."""
+    """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
     image_size: PositiveInt = 64
     """Height and width of a frame, pixels. The grid is drawn with image_size / grid cells pixels per cell."""
     episodes_per_shard: PositiveInt = 250
@@ -253,7 +253,7 @@ class DataConfig(Settings):
 
 
 class AudioTokenizerConfig(Settings):
-    """FSQ autoencoder of MDCT spectra; trained when the data has sound."""
+    """FSQ autoencoder of log-mel spectra; trained when the data has sound."""
 
     sample_rate: PositiveInt = 16000
     """Sounds are resampled to it."""
@@ -261,12 +261,20 @@ class AudioTokenizerConfig(Settings):
     """Samples per spectrum: 20 ms at 16 kHz."""
     codes_per_hop: PositiveInt = 2
     """Tokens per spectrum."""
+    bands: PositiveInt = 64
+    """Mel bands of a spectrum."""
     levels: tuple[PositiveInt, ...] = (8, 6, 5)
     """Quantisation levels per latent dimension; the codebook has their product."""
     width: PositiveInt = 192
     steps: PositiveInt = 1000
     batch_hops: PositiveInt = 512
     learning_rate: PositiveFloat = 2e-3
+
+
+def recordings(data: DataConfig) -> dict[Path, RecordingConfig]:
+    """What is played into which folder."""
+    others = {Path(s.folder): s.recording for s in data.sources.values() if s.recording is not None}
+    return {data.folder: data.recording} | others
 
 
 class TokenizersConfig(Settings):

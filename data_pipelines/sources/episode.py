@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from data_pipelines.shards.npy import decode_npy
+from data_pipelines.sources.audio import decode_audio, encode_flac
 
 PNG_COMPRESS_LEVEL = 6
 """zlib level of the strip. Measured on 64x64 MiniGrid frames, 12 per strip: level 1 gives 346 bytes a frame, level 6
@@ -23,6 +25,7 @@ gives 164 in 1.2x its time (1.0 ms a strip), level 9 gives 145 in 4.6x its time.
 MAX_STRIP_PIXELS = 1 << 26
 """Largest strip written or read, pixels (192 MiB as RGB): a damaged or hostile header cannot ask for more memory."""
 
+AUDIO_FIELD = "audio.flac"
 ARRAY_FIELDS = ("actions", "rewards", "done", "poses")
 RECORD_AGAIN = "run `unimodel data verify DIR` to list all damage, delete the damaged shard and record again"
 
@@ -36,12 +39,14 @@ class Episode:
     actions      int64 [T], 0 .. num_actions - 1
     rewards      float32 [T]
     done         bool [T], the environment terminated (a time limit is not done)
-    poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up)
+    poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up); [T+1, 0] without any
     mission      what the agent was asked to do
     captions     T+1 descriptions, one per frame
     environment  gymnasium id
     seed         the environment's reset seed: with it and `actions` the episode can be replayed exactly
     num_actions  size of the environment's action space
+    audio        float32 [samples, channels], equally many samples for every frame; none in a silent world
+    audio_rate   samples per second
 
     Raises ValueError naming the key and the field for a wrong dtype, shape, length or range.
     """
@@ -57,6 +62,8 @@ class Episode:
     environment: str
     seed: int
     num_actions: int
+    audio: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
+    audio_rate: int = 0
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
@@ -66,7 +73,7 @@ class Episode:
             "actions": (np.int64, (steps,)),
             "rewards": (np.float32, (steps,)),
             "done": (np.bool_, (steps,)),
-            "poses": (np.int64, (steps + 1, 3)),
+            "poses": (np.int64, (steps + 1, 3 if self.poses.size else 0)),
         }
         for name, (dtype, shape) in expected.items():
             array: np.ndarray = getattr(self, name)
@@ -79,6 +86,11 @@ class Episode:
             raise ValueError(f"episode {self.key}: {len(self.captions)} captions for {steps + 1} frames")
         if steps and not (0 <= self.actions.min() and self.actions.max() < self.num_actions):
             raise ValueError(f"episode {self.key}: actions go outside 0..{self.num_actions - 1}")
+        if len(self.audio) % (steps + 1) or (len(self.audio) and self.audio_rate < 1):
+            raise ValueError(
+                f"episode {self.key}: {len(self.audio)} samples of sound at {self.audio_rate} Hz do not divide among "
+                f"{steps + 1} frames"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -108,13 +120,15 @@ def encode_episode(episode: Episode) -> dict[str, bytes]:
     }
     arrays = {f"{name}.npy": _to_npy(getattr(episode, name)) for name in ARRAY_FIELDS}
     text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return {"frames.png": png.getvalue(), **arrays, "json": text.encode()}
+    sound = {AUDIO_FIELD: encode_flac(episode.audio, episode.audio_rate)} if episode.audio.size else {}
+    return {"frames.png": png.getvalue(), **arrays, **sound, "json": text.encode()}
 
 
 def decode_episode(key: str, fields: dict[str, bytes]) -> Episode:
     """The reverse of `encode_episode`. Raises ValueError naming the sample, the field and what to do."""
     about = decode_about(key, fields)
     arrays = {name: decode_array(key, fields, f"{name}.npy") for name in ARRAY_FIELDS}
+    audio, audio_rate = decode_sound(key, fields, AUDIO_FIELD) if AUDIO_FIELD in fields else silence()
     return Episode(
         key=key,
         frames=_decode_strip(key, fields, about["num_frames"]),
@@ -127,6 +141,8 @@ def decode_episode(key: str, fields: dict[str, bytes]) -> Episode:
         environment=about["environment"],
         seed=about["seed"],
         num_actions=about["num_actions"],
+        audio=audio,
+        audio_rate=audio_rate,
     )
 
 
@@ -145,6 +161,19 @@ def decode_about(key: str, fields: dict[str, bytes]) -> dict[str, Any]:
     if about["num_frames"] < 1:
         raise ValueError(f"sample {key}: field json has num_frames {about['num_frames']}: {RECORD_AGAIN}")
     return about
+
+
+def decode_sound(key: str, fields: Mapping[str, bytes], field: str) -> tuple[np.ndarray, int]:
+    """(float32 [samples, channels], samples per second) of a sound field. Raises ValueError naming sample and field."""
+    try:
+        return decode_audio(fields[field])
+    except ValueError as error:
+        raise ValueError(f"sample {key}: field {field}: {error}") from None
+
+
+def silence() -> tuple[np.ndarray, int]:
+    """The sound of a sample without any."""
+    return np.zeros((0, 1), dtype=np.float32), 0
 
 
 def decode_array(key: str, fields: dict[str, bytes], field: str) -> np.ndarray:

@@ -35,6 +35,11 @@ def action_names(environment: str) -> tuple[str, ...]:
     return _action_names(_make(environment))
 
 
+def check_settings(environment: str, image_size: int, random_action_fraction: float) -> None:
+    """Raises ValueError for what `record_episode` would refuse."""
+    _require_bot(make_environment(environment, image_size), environment, random_action_fraction)
+
+
 def record_episode(
     environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
 ) -> Episode:
@@ -49,13 +54,8 @@ def record_episode(
     rng = keyed_generator("episode", environment, seed)
     num_actions = len(_action_names(env))
     _reset(env, seed)
-    follows_bot = random_action_fraction < 1.0
-    if follows_bot and not hasattr(env, "instrs"):
-        raise ValueError(
-            f"{environment} has no scripted bot (only BabyAI levels do): "
-            f"set random_action_fraction to 1.0 (it is {random_action_fraction}) or choose a BabyAI-... environment"
-        )
-    bot = BabyAIBot(env) if follows_bot else None
+    _require_bot(env, environment, random_action_fraction)
+    bot = BabyAIBot(env) if random_action_fraction < 1.0 else None
 
     frames, captions, poses = [_frame(env, tile_size)], [_caption(env)], [_pose(env)]
     actions: list[int] = []
@@ -135,6 +135,14 @@ def _make(environment: str) -> MiniGridEnv:
     if not isinstance(env, MiniGridEnv):
         raise ValueError(f"{environment} is not a MiniGrid environment: choose a BabyAI-... or MiniGrid-... id")
     return env
+
+
+def _require_bot(env: MiniGridEnv, environment: str, random_action_fraction: float) -> None:
+    if random_action_fraction < 1.0 and not environment.startswith("BabyAI-"):
+        raise ValueError(
+            f"{environment} has no scripted bot (only BabyAI levels do): "
+            f"set random_action_fraction to 1.0 (it is {random_action_fraction}) or choose a BabyAI-... environment"
+        )
 
 
 def _reset(env: MiniGridEnv, seed: int) -> None:

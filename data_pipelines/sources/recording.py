@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from data_pipelines.shards.atomic import publish, remove_partials
 from data_pipelines.shards.index import (
@@ -25,8 +25,8 @@ from data_pipelines.shards.index import (
 )
 from data_pipelines.shards.table import Lengths, table_path
 from data_pipelines.shards.writer import file_sha256, write_shard
-from data_pipelines.sources.episode import encode_episode
-from data_pipelines.sources.minigrid import action_names, make_environment, record_episode
+from data_pipelines.sources import atari, minigrid
+from data_pipelines.sources.episode import Episode, encode_episode
 from data_pipelines.sources.processes import run_tasks
 
 SEEDS_PER_RUN = 10_000_000
@@ -36,6 +36,23 @@ SPLIT_SEEDS = {
     "test": range(7_500_000, SEEDS_PER_RUN),
 }
 """Environment seeds of a run with seed s, less s * 10 million: no two splits and no two runs share an episode."""
+
+
+class World(Protocol):
+    """A module that plays environments of one family."""
+
+    def action_names(self, environment: str) -> tuple[str, ...]: ...
+
+    def check_settings(self, environment: str, image_size: int, random_action_fraction: float) -> None: ...
+
+    def record_episode(
+        self, environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
+    ) -> Episode: ...
+
+
+def world_of(environment: str) -> World:
+    """Who plays it."""
+    return atari if environment.startswith(atari.PREFIX) else minigrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,10 @@ def record_dataset(
         _check_settings(folder / split, recording)
     if all(_is_complete(folder / split) for split in recording.splits):
         return False
-    make_environment(recording.environment, recording.image_size)  # refuses bad settings before any process starts
+    # Refuses bad settings before any process starts.
+    world_of(recording.environment).check_settings(
+        recording.environment, recording.image_size, recording.random_action_fraction
+    )
     for split in recording.splits:
         (folder / split).mkdir(parents=True, exist_ok=True)
     report = progress or _ignore
@@ -130,7 +150,7 @@ def record_shard(task: ShardTask) -> int:
 def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
     recording = task.recording
     for seed in range(task.first_seed, task.first_seed + task.num_episodes):
-        episode = record_episode(
+        episode = world_of(recording.environment).record_episode(
             recording.environment,
             seed,
             max_steps=recording.max_steps,
@@ -145,7 +165,7 @@ def _ignore(_: int) -> None:
 
 
 def _metadata(recording: Recording) -> dict[str, Any]:
-    names = list(action_names(recording.environment))
+    names = list(world_of(recording.environment).action_names(recording.environment))
     return {"kind": "episodes", "recording": asdict(recording), "num_actions": len(names), "action_names": names}
 
 

@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.audio import decode_audio
-from data_pipelines.sources.episode import Episode, decode_episode
+from data_pipelines.sources.episode import AUDIO_FIELD, Episode, decode_episode, decode_sound, silence
 
 PICTURE_FIELDS = ("png", "jpg", "jpeg", "webp")
 SOUND_FIELDS = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
 STRIP_FIELDS = ("frames.jpg", "frames.png")
 FORMATS = ("PNG", "JPEG", "WEBP")
 CAPTION_KEYS = ("caption", "text")
-AUDIO_FIELD = "audio.flac"
 UNKNOWN_ACTION = -1
 MAX_PIXELS = 1 << 26
 """Largest picture or strip that is decoded (192 MiB as RGB): a hostile header cannot ask for more memory."""
@@ -76,7 +74,7 @@ class Sample:
 def decode_sample(key: str, fields: Mapping[str, bytes]) -> Sample:
     """The sample of these fields. Raises ValueError naming the sample and the field that cannot be read."""
     if "actions.npy" in fields:
-        return sample_of(decode_episode(key, dict(fields)), *_sound_of_film(key, fields))
+        return sample_of(decode_episode(key, dict(fields)))
     about = _about(key, fields)
     caption = _caption(key, fields, about)
     strip = next((name for name in STRIP_FIELDS if name in fields), None)
@@ -87,15 +85,16 @@ def decode_sample(key: str, fields: Mapping[str, bytes]) -> Sample:
         return _still(key, caption, frames=decode_picture(key, picture, fields[picture])[None])
     sound = next((name for name in SOUND_FIELDS if name in fields), None)
     if sound is not None:
-        audio, rate = _sound(key, sound, fields[sound])
+        audio, rate = decode_sound(key, fields, sound)
         return _still(key, caption, audio=audio, audio_rate=rate)
     if not caption:
         raise ValueError(f"sample {key}: nothing to see, hear or read in its fields {sorted(fields)}")
     return _still(key, caption)
 
 
-def sample_of(episode: Episode, audio: np.ndarray, audio_rate: int) -> Sample:
-    """A recorded episode, with its sound from the first frame on."""
+def sample_of(episode: Episode) -> Sample:
+    """A recorded episode."""
+    audio, audio_rate = episode.audio, episode.audio_rate
     return Sample(
         key=episode.key,
         frames=episode.frames,
@@ -146,7 +145,7 @@ def _film(key: str, fields: Mapping[str, bytes], strip: str, about: dict[str, An
     pixels = decode_picture(key, strip, fields[strip])
     if pixels.shape[0] % frames:
         raise ValueError(f"sample {key}: field {strip} of {pixels.shape[0]} rows is not {frames} frames")
-    audio, audio_rate = _sound_of_film(key, fields)
+    audio, audio_rate = decode_sound(key, fields, AUDIO_FIELD) if AUDIO_FIELD in fields else silence()
     return Sample(
         key=key,
         frames=pixels.reshape(frames, -1, *pixels.shape[1:]),
@@ -178,19 +177,6 @@ def _still(
         done=np.zeros(0, dtype=np.bool_),
         num_actions=0,
     )
-
-
-def _sound_of_film(key: str, fields: Mapping[str, bytes]) -> tuple[np.ndarray, int]:
-    if AUDIO_FIELD not in fields:
-        return np.zeros((0, 1), dtype=np.float32), 0
-    return _sound(key, AUDIO_FIELD, fields[AUDIO_FIELD])
-
-
-def _sound(key: str, field: str, payload: bytes) -> tuple[np.ndarray, int]:
-    try:
-        return decode_audio(payload)
-    except ValueError as error:
-        raise ValueError(f"sample {key}: field {field}: {error}") from None
 
 
 def _about(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:

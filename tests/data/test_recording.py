@@ -15,6 +15,7 @@ import pytest
 from recorded_data import contents, small_recording
 
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.sources import minigrid
 from data_pipelines.sources import recording as module
 from data_pipelines.sources.episode import decode_episode
 from data_pipelines.sources.recording import Recording, record_dataset
@@ -52,7 +53,7 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[int] = []
-    real = module.record_episode
+    real = minigrid.record_episode
 
     def interrupted_at_the_seventh(environment: str, seed: int, **settings: object) -> object:
         if len(played) == 6:
@@ -60,7 +61,7 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
         played.append(seed)
         return real(environment, seed, **settings)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(module, "record_episode", interrupted_at_the_seventh)
+    monkeypatch.setattr(minigrid, "record_episode", interrupted_at_the_seventh)
     with pytest.raises(KeyboardInterrupt):
         record_dataset(tmp_path, small_recording(), processes=1)
     assert sorted(contents(tmp_path)) == ["train/.train-000000.tar.done", "train/train-000000.tar", "train/train-000000.tar.idx"]
@@ -69,7 +70,7 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     with pytest.raises(ValueError, match="max_steps"):
         record_dataset(tmp_path, small_recording(max_steps=7))
     counted: list[int] = []
-    monkeypatch.setattr(module, "record_episode", lambda *a, **k: counted.append(a[1]) or real(*a, **k))
+    monkeypatch.setattr(minigrid, "record_episode", lambda *a, **k: counted.append(a[1]) or real(*a, **k))
     assert record_dataset(tmp_path, small_recording(), processes=1)
     assert len(counted) == 12, "the first shard's four episodes are kept"
     assert contents(tmp_path) == contents(recorded)

@@ -146,6 +146,11 @@ def tiny_run(folder: Path, *overrides: str, stages: tuple[str, ...] = ("masked",
     return TinyRun(config_file, config)
 
 
+def world_config(folder: Path) -> dict[str, Any]:
+    """Settings of a run in `folder` that records its own world there, without any stage yet."""
+    return _values(folder, folder / "data", ())
+
+
 def _values(folder: Path, data: Path, stages: tuple[str, ...]) -> dict[str, Any]:
     values = json.loads(json.dumps(CONFIG))
     values["runs_folder"] = str(folder / "runs")

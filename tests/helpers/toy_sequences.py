@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.sources.sample import UNKNOWN_ACTION
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, PackedBatch
 from unimodel.config import BackboneConfig
@@ -14,7 +17,7 @@ from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
 from unimodel.vocabulary import Modality, Vocabulary
 
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
-VOCABULARY = Vocabulary(text_size=30, image_size=24, action_size=5, reward_size=REWARD_BINS, done_size=2)
+VOCABULARY = Vocabulary(text_size=30, image_size=24, audio_size=12, action_size=5, reward_size=REWARD_BINS, done_size=2)
 BUILDER = SequenceBuilder(VOCABULARY, BOS_ID, EOS_ID)
 TINY_BACKBONE = BackboneConfig(
     num_layers=2, hidden_size=32, num_heads=2, num_key_value_heads=2, head_dim=16, intermediate_size=64
@@ -54,6 +57,23 @@ def toy_episode(seed: int = 0, steps: int = 4, side: int = 3, key: str = "episod
         done=rng.random(steps) < 0.3,
         mission=rng.integers(3, VOCABULARY.text_size, size=5),
         captions=tuple(rng.integers(3, VOCABULARY.text_size, size=4 + number) for number in range(steps + 1)),
+    )
+
+
+def toy_talkie(seed: int = 0, steps: int = 4, side: int = 3, codes: int = 4) -> TokenisedEpisode:
+    """The same with sound: random codes [steps + 1, codes]."""
+    rng = np.random.default_rng(seed)
+    return replace(toy_episode(seed, steps, side), audio=rng.integers(VOCABULARY.audio_size, size=(steps + 1, codes)))
+
+
+def toy_film(seed: int = 0, steps: int = 4) -> TokenisedEpisode:
+    """A talkie whose actions and rewards nobody knows, with one caption for all of it."""
+    talkie = toy_talkie(seed, steps)
+    return replace(
+        talkie,
+        actions=np.full(steps, UNKNOWN_ACTION),
+        rewards=np.full(steps, np.nan),
+        captions=talkie.captions[:1],
     )
 
 

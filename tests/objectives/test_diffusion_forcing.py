@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import pytest
-from toy_sequences import BUILDER, VOCABULARY, toy_episode
+from toy_sequences import BUILDER, VOCABULARY, toy_episode, toy_talkie
 
 from unimodel.batch import CAUSAL, NO_TARGET, CorruptedSequence, Role
 from unimodel.config_objectives import DiffusionForcingConfig
@@ -121,3 +121,19 @@ def test_frames_are_blocks_with_their_actions_and_the_rest_is_causal() -> None:
         assert {int(SEQUENCE.modality()[min(places)])} == {Modality.ACTION if number else Modality.IMAGE}
         assert set(np.flatnonzero(block == block[min(places)]).tolist()) == places
     assert (np.delete(block, sorted(set.union(*members))) == CAUSAL).all()
+
+
+def test_sound_is_hidden_with_its_frame_and_noise_stays_in_its_range() -> None:
+    config = settings(clean_fraction=0.5, full_fraction=0.5, context_noise_fraction=0.5)
+    hidden_moments = shown_moments = 0
+    for seed in range(40):
+        sequence = BUILDER.interaction(toy_talkie(seed), 0, 5)
+        result = corrupt_frames(sequence, VOCABULARY, config, 0, np.random.default_rng(seed))
+        spans = [span for span in sequence.spans if span.is_observed]
+        for image, sound in zip(spans[::2], spans[1::2], strict=True):
+            asked = [(result.target[s.start : s.stop] != NO_TARGET).tolist() for s in (image, sound)]
+            assert len({flag for one in asked for flag in one}) == 1, "a moment is hidden or shown as a whole"
+            hidden_moments, shown_moments = hidden_moments + asked[1][0], shown_moments + (not asked[1][0])
+            shown = result.input_ids[sound.start : sound.stop][~np.array(asked[1])]
+            assert np.isin(shown, VOCABULARY.range_of(Modality.AUDIO)).all()
+    assert hidden_moments > 40 and shown_moments > 40

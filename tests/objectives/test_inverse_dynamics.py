@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode
 
+from data_pipelines.sources.sample import UNKNOWN_ACTION
 from unimodel.batch import NO_TARGET
 from unimodel.config import MixtureEntry, StageConfig
 from unimodel.config_objectives import InverseDynamicsConfig
@@ -46,6 +47,28 @@ def test_actions_that_changed_nothing_weigh_less() -> None:
     )
     assert result.weight[result.target != NO_TARGET].tolist() == [8.0, 1.0, 8.0, 8.0, 8.0]
     assert (result.weight[result.target == NO_TARGET] == 0).all()
+
+
+def test_changed_places_are_asked_for_the_action_that_changed_them() -> None:
+    sequence = BUILDER.interaction(EPISODE, start=1, frames=4)
+    result = hide_actions(sequence, VOCABULARY, CONFIG.model_copy(update={"ask_changed_places": True}), 2)
+    images = [span for span in sequence.spans if span.modality is Modality.IMAGE]
+    for step, span in enumerate(images[1:], start=1):
+        changed = (EPISODE.frames[step + 1] != EPISODE.frames[step]).ravel()
+        here = slice(span.start, span.stop)
+        expected = np.where(changed, VOCABULARY.ids(Modality.ACTION, EPISODE.actions[step : step + 1]), NO_TARGET)
+        assert changed.any() and result.target[here].tolist() == expected.tolist()
+        assert result.weight[here].tolist() == np.where(changed, 8.0, 0.0).tolist()
+        assert (result.input_ids[here] == sequence.ids[here]).all(), "they are shown"
+    assert (result.target[images[0].start : images[0].stop] == NO_TARGET).all()
+    assert ((result.objective == 2) == (result.target != NO_TARGET)).all()
+
+
+def test_nobody_is_asked_for_an_unknown_action() -> None:
+    film = replace(EPISODE, actions=np.full_like(EPISODE.actions, UNKNOWN_ACTION))
+    sequence = BUILDER.interaction(film, start=0, frames=6)
+    result = hide_actions(sequence, VOCABULARY, CONFIG.model_copy(update={"ask_changed_places": True}), 0)
+    assert (result.target == NO_TARGET).all()
 
 
 def test_a_window_without_actions_asks_nothing() -> None:

@@ -5,22 +5,32 @@ Run: pytest tests/tokenizers/test_sequences.py
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode
+from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode, toy_film, toy_talkie
 
+from data_pipelines.shards.table import SampleEntry
 from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Role, Span, TokenSequence
+from unimodel.config import SequenceKind
+from unimodel.objectives.masked import span_blocks
 from unimodel.tokenizers.action import reward_codes
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised, tokenised_lengths
-from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, sequence_length
+from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, first_place, sequence_length
 from unimodel.vocabulary import Modality
 
 EPISODE = toy_episode(2, steps=6)
 ALL = [
+    BUILDER.clip(toy_talkie(3), 1, 3),
+    BUILDER.interaction(toy_talkie(3), 0, 4),
+    BUILDER.interaction(toy_film(3), 1, 3),
+    BUILDER.text_to_audio(EPISODE.captions[3], toy_talkie(3).audio[1], "e"),
+    BUILDER.audio_to_text(toy_talkie(3).audio[1], EPISODE.captions[3], "e"),
+    BUILDER.text(EPISODE.captions[3], 1, 3, "e"),
     *[BUILDER.clip(EPISODE, frame) for frame in range(7)],
     BUILDER.text_to_image(EPISODE.captions[3], EPISODE.frames[3], "e"),
     BUILDER.image_to_text(EPISODE.frames[3], EPISODE.captions[3], "e"),
@@ -138,18 +148,80 @@ def test_tokenised_episode_survives_its_shard() -> None:
         decode_tokenised(EPISODE.key, fields_of_shard)
 
 
-@settings(max_examples=60)
-@given(st.integers(1, 9), st.integers(0, 8), st.sampled_from(["clip", "text_to_image", "image_to_text", "interaction"]))
-def test_the_length_of_a_sequence_is_known_before_it_is_made(frames: int, start: int, kind: str) -> None:
-    start = min(start, EPISODE.num_frames - 1)
-    picture, caption = EPISODE.frames[start], EPISODE.captions[start]
-    sequence = {
-        "clip": lambda: BUILDER.clip(EPISODE, start, frames),
-        "text_to_image": lambda: BUILDER.text_to_image(caption, picture, EPISODE.key),
-        "image_to_text": lambda: BUILDER.image_to_text(picture, caption, EPISODE.key),
-        "interaction": lambda: BUILDER.interaction(EPISODE, start, frames),
-    }[kind]()
-    lengths = tokenised_lengths(EPISODE)
-    rows, columns = EPISODE.frames.shape[1:]
-    shape = EpisodeShape(EPISODE.num_frames, rows, columns, 0, 2, len(EPISODE.mission), lengths["captions"])
-    assert len(sequence) == sequence_length(kind, shape, start, frames)
+TALKIE, FILM = toy_talkie(4), toy_film(5)
+SOUND = replace(TALKIE, frames=np.zeros((5, 0, 0), dtype=np.int64))
+TEXT = replace(FILM, frames=np.zeros((1, 0, 0), dtype=np.int64), audio=np.zeros((1, 0), dtype=np.int64))
+KINDS: tuple[SequenceKind, ...] = get_args(SequenceKind)
+
+
+def shape_of(episode: TokenisedEpisode) -> EpisodeShape:
+    """What the index says."""
+    entry = SampleEntry(
+        "k", {}, {n: [v] if isinstance(v, int) else list(v) for n, v in tokenised_lengths(episode).items()}
+    )
+    names = ("frames", "grid", "audio", "outcome", "mission", "captions")
+    (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = (entry.lengths[name] for name in names)
+    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions)
+
+
+@settings(max_examples=200)
+@given(
+    st.integers(1, 9),
+    st.integers(0, 1 << 30),
+    st.sampled_from(KINDS),
+    st.sampled_from([EPISODE, TALKIE, FILM, SOUND, TEXT]),
+)
+def test_the_length_of_a_sequence_is_known_before_it_is_made(
+    most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode
+) -> None:
+    shape = shape_of(episode)
+    start = first_place(kind, shape, most, choice)
+    try:
+        length = sequence_length(kind, shape, start, most)
+    except ValueError as error:
+        missing = {"image": episode.frames.size, "audio": episode.audio.size}
+        assert "needs" in str(error) and not all(missing.values())
+        return
+    assert len(BUILDER.build(kind, episode, start, most)) == length
+
+
+def test_sound_follows_its_frame_in_the_same_block() -> None:
+    sequence = BUILDER.interaction(TALKIE, 1, 4)
+    images, sounds = of(sequence, Modality.IMAGE), of(sequence, Modality.AUDIO)
+    block = span_blocks(sequence)
+    for number, (image, sound) in enumerate(zip(images, sounds, strict=True)):
+        assert codes(sequence, sound).tolist() == TALKIE.audio[1 + number].tolist()
+        assert sound.start == image.stop + 1 and sound.time == image.time == number and sound.role is image.role
+        assert len(set(block[image.start : sound.stop])) == 1, "picture, delimiter and sound see each other"
+    assert len({int(block[span.start]) for span in images}) == len(images)
+
+
+def test_sound_alone_is_a_block_as_well() -> None:
+    for sequence in (BUILDER.build("clip", SOUND, 0, 3), BUILDER.build("text_to_audio", SOUND, 2, 1)):
+        block = span_blocks(sequence)
+        sounds = of(sequence, Modality.AUDIO)
+        assert sounds and not of(sequence, Modality.IMAGE)
+        assert all(set(block[s.start : s.stop]) == {number} for number, s in enumerate(sounds))
+
+
+def test_a_film_has_no_actions_and_no_outcomes() -> None:
+    sequence = BUILDER.interaction(FILM, 0, 5)
+    assert not of(sequence, Modality.ACTION) and not of(sequence, Modality.REWARD) and not of(sequence, Modality.DONE)
+    assert (sequence.ids == VOCABULARY.no_action).sum() == len(of(sequence, Modality.IMAGE)) == 5
+
+
+def test_a_long_text_is_read_in_parts_and_ends_once() -> None:
+    (caption,) = TEXT.captions
+    whole = [*caption.tolist(), EOS_ID]
+    for start in range(len(whole) - 1):
+        sequence = BUILDER.text(caption, start, 2, "t")
+        assert sequence.ids.tolist() == [BOS_ID, *whole[start : start + 2]]
+        assert (sequence.role()[1:] == Role.TARGET).all()
+
+
+@pytest.mark.parametrize("episode", [TALKIE, FILM, SOUND, TEXT])
+def test_any_tokenised_sample_survives_its_shard(episode: TokenisedEpisode) -> None:
+    back = decode_tokenised(episode.key, encode_tokenised(episode))
+    for name in ("frames", "audio", "actions", "rewards", "done", "mission"):
+        assert np.array_equal(getattr(episode, name), getattr(back, name), equal_nan=name == "rewards"), name
+    assert [c.tolist() for c in back.captions] == [c.tolist() for c in episode.captions]

@@ -40,7 +40,7 @@ def hide_actions(
 
 
 def _changed_places(sequence: TokenSequence) -> np.ndarray:
-    """[n] at frame tokens that differ from the same place one frame earlier: the action between; NO_TARGET elsewhere."""
+    """[n] the action at frame tokens that differ from the same place one frame earlier, NO_TARGET elsewhere."""
     asked = np.full(len(sequence), NO_TARGET, dtype=np.int64)
     actions = {span.time: span.start for span in sequence.spans if span.modality is Modality.ACTION}
     frames = [span for span in sequence.spans if span.grid is not None]

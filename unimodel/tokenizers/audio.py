@@ -1,9 +1,8 @@
-"""Sound: an autoencoder of MDCT spectra with finite scalar quantisation, a few codes per hop.
+"""Sound: an autoencoder of log-mel spectra with finite scalar quantisation, a few codes per hop.
 
-The modified discrete cosine transform (Princen and Bradley 1986) with a sine window is exactly invertible and has as
-many coefficients as samples, so there is no phase to guess and decoding is one transform: all loss is the quantiser's.
-Coefficients span five orders of magnitude; they are squeezed by asinh before they are compared.
-Axis names: samples, hops, codes.
+A codec that keeps waveforms spends nearly all its bits on phases, which nobody hears and no model can predict. So codes
+tell how loud which pitch is, and phases are found again when a sound is made (Griffin and Lim 1984, in its fast form,
+Perraudin et al. 2013). Axis names: samples, hops, bands, codes.
 """
 
 from __future__ import annotations
@@ -23,38 +22,80 @@ from unimodel.tokenizers.quantizer import FiniteScalarQuantizer
 
 WEIGHTS_FILE = "audio_tokenizer.safetensors"
 CONFIG_FILE = "audio_tokenizer.json"
-LOUDNESS_UNIT = 1e-3
-"""Coefficients much smaller than this count in proportion, much larger ones by their logarithm."""
+QUIETEST_DECIBELS = -70.0
+"""Loudness, relative to a full-scale tone, below which a band counts as silent."""
+SILENT = -0.98
+"""Log-mel value up to which no sound is made."""
+GRIFFIN_LIM_STEPS = 48
+GRIFFIN_LIM_MOMENTUM = 0.99
 FINEST_RATIO = 1000
 """Resampling ratios are rounded to fractions with at most this denominator; what that moves is cut or padded."""
 
 
-class Mdct(nn.Module):
-    """float [..., samples] <-> coefficients [..., hops, hop_samples]; exact but for the halves of the first and last
-    window, which are padded with silence."""
+def mel_filters(sample_rate: int, window_samples: int, bands: int) -> Tensor:
+    """float [frequencies, bands]: triangles whose corners are evenly spaced in mel = 2595 log10(1 + f / 700)
+    (O'Shaughnessy 1987), made to sum to 1 at every frequency."""
+    corners = 700 * (10 ** (torch.linspace(0, _mel(sample_rate / 2), bands + 2, dtype=torch.float64) / 2595) - 1)
+    frequencies = torch.linspace(0, sample_rate / 2, window_samples // 2 + 1, dtype=torch.float64)[:, None]
+    low, peak, high = corners[:-2], corners[1:-1], corners[2:]
+    triangles = torch.minimum((frequencies - low) / (peak - low), (high - frequencies) / (high - peak)).clamp(min=0)
+    triangles[0, 0] = triangles[-1, -1] = 1.0  # the two outermost frequencies belong to the outermost bands
+    return (triangles / triangles.sum(dim=1, keepdim=True)).float()
 
-    basis: Tensor
 
-    def __init__(self, hop_samples: int) -> None:
+def _mel(frequency: float) -> float:
+    return 2595 * math.log10(1 + frequency / 700)
+
+
+class LogMel(nn.Module):
+    """float [sounds, h * hop_samples] <-> log-mel spectra [sounds, bands, h] from -1 (silent) to 1 (full scale)."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, sample_rate: int, hop_samples: int, bands: int) -> None:
         super().__init__()
-        self.hop_samples = hop_samples
-        n, k = torch.arange(2 * hop_samples, dtype=torch.float64), torch.arange(hop_samples, dtype=torch.float64)
-        phase = math.pi / hop_samples * (n[:, None] + 0.5 + hop_samples / 2) * (k[None, :] + 0.5)
-        window = torch.sin(math.pi / (2 * hop_samples) * (n + 0.5))
-        basis = math.sqrt(2 / hop_samples) * window[:, None] * torch.cos(phase)
-        self.register_buffer("basis", basis.float(), persistent=False)
+        self.hop_samples, self.window_samples = hop_samples, 4 * hop_samples
+        self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
+        self.register_buffer("filters", mel_filters(sample_rate, self.window_samples, bands), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """A sound of h hops gives h + 1 spectra: window i spans hops i - 1 and i."""
-        hop = self.hop_samples
-        return nn.functional.pad(samples, (hop, hop)).unfold(-1, 2 * hop, hop) @ self.basis
+        """Spectrum i is centred on the beginning of hop i; a band is the mean magnitude of its frequencies."""
+        magnitudes = self._stft(samples)[..., :-1].abs()
+        mel = (magnitudes.movedim(-1, -2) @ (self.filters / self.filters.sum(dim=0).clamp(min=1e-6))).movedim(-1, -2)
+        decibels = 20 * mel.clamp(min=1e-9).log10()
+        return (1 - 2 * decibels / QUIETEST_DECIBELS).clamp(-1, 1)
 
-    def inverse(self, coefficients: Tensor) -> Tensor:
-        """[..., h + 1 spectra, hop_samples] to [..., h * hop_samples]."""
-        hop = self.hop_samples
-        windows = coefficients @ self.basis.T
-        overlapped = windows[..., :-1, hop:] + windows[..., 1:, :hop]
-        return overlapped.flatten(-2)
+    def invert(self, spectra: Tensor) -> Tensor:
+        """A sound [sounds, h * hop_samples] with about these spectra."""
+        mel = 10 ** ((1 - spectra.clamp(-1, 1)) / 2 * QUIETEST_DECIBELS / 20)
+        mel = torch.where(spectra <= SILENT, 0.0, mel)
+        magnitudes = (mel.movedim(-1, -2) @ self.filters.T).movedim(-1, -2)
+        magnitudes = nn.functional.pad(magnitudes, (0, 1), mode="replicate")
+        samples = spectra.shape[-1] * self.hop_samples
+        phases = torch.polar(torch.ones_like(magnitudes), _first_phases(magnitudes))
+        before = torch.zeros_like(phases)
+        for _ in range(GRIFFIN_LIM_STEPS):
+            consistent = self._stft(self._istft(magnitudes * phases, samples))
+            accelerated = consistent + GRIFFIN_LIM_MOMENTUM * (consistent - before)
+            phases, before = accelerated / accelerated.abs().clamp(min=1e-12), consistent
+        return self._istft(magnitudes * phases, samples)
+
+    def _stft(self, samples: Tensor) -> Tensor:
+        """[sounds, frequencies, hops + 1], in which a full-scale tone has magnitude 1."""
+        size, hop = self.window_samples, self.hop_samples
+        spectra = torch.stft(samples, size, hop, window=self.window, pad_mode="constant", return_complex=True)
+        return spectra * (2 / self.window.sum())
+
+    def _istft(self, spectra: Tensor, samples: int) -> Tensor:
+        size, hop = self.window_samples, self.hop_samples
+        return torch.istft(spectra * (self.window.sum() / 2), size, hop, window=self.window, length=samples)
+
+
+def _first_phases(magnitudes: Tensor) -> Tensor:
+    """Any will do, the same every time: golden-angle steps along frequencies and hops."""
+    place = torch.arange(magnitudes[0].numel(), dtype=torch.float64) * (math.pi * (3 - math.sqrt(5)))
+    return (place % (2 * math.pi)).float().reshape(magnitudes.shape[1:]).expand(magnitudes.shape)
 
 
 class _Residual(nn.Module):
@@ -74,32 +115,26 @@ class _Residual(nn.Module):
 
 
 class AudioTokenizer(nn.Module):
-    """float [samples] <-> codes [hops, codes_per_hop]; a hop's codes describe the spectrum that ends with it."""
+    """float [samples] <-> codes [hops, codes_per_hop]."""
 
     def __init__(self, config: AudioTokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        hop, width, dims = config.hop_samples, config.width, config.codes_per_hop * len(config.levels)
-        self.mdct = Mdct(hop)
+        width, dims = config.width, config.codes_per_hop * len(config.levels)
+        self.mel = LogMel(config.sample_rate, config.hop_samples, config.bands)
         self.quantizer = FiniteScalarQuantizer(config.levels)
-        self.encoder = nn.Sequential(nn.Conv1d(hop, width, 1), _Residual(width), _Residual(width))
+        self.encoder = nn.Sequential(nn.Conv1d(config.bands, width, 1), _Residual(width), _Residual(width))
         self.to_latents = nn.Conv1d(width, dims, 1)
         self.decoder = nn.Sequential(nn.Conv1d(dims, width, 1), _Residual(width), _Residual(width))
-        self.to_spectra = nn.Conv1d(width, hop, 1)
+        self.to_spectra = nn.Conv1d(width, config.bands, 1)
 
     @property
     def num_codes(self) -> int:
         return self.quantizer.num_codes
 
-    def spectra(self, samples: Tensor) -> Tensor:
-        """float [sounds, h * hop_samples] to squeezed spectra [sounds, hop_samples, h]; the last half window is left
-        out, so that there are as many spectra as hops."""
-        return torch.asinh(self.mdct(samples)[..., :-1, :] / LOUDNESS_UNIT).movedim(-1, -2)
-
     def forward(self, spectra: Tensor) -> Tensor:
-        """Squeezed spectra [sounds, hop_samples, hops] to their reconstruction, differentiable."""
-        quantised = self.quantizer(self._latents(spectra))
-        return self._from_quantised(quantised)
+        """Log-mel spectra [sounds, bands, hops] to their reconstruction, differentiable."""
+        return self._from_quantised(self.quantizer(self._latents(spectra)))
 
     @torch.no_grad()
     def encode(self, samples: np.ndarray) -> np.ndarray:
@@ -109,16 +144,14 @@ class AudioTokenizer(nn.Module):
                 f"a sound of shape {samples.shape} does not fit the audio tokenizer: it needs [samples], a multiple "
                 f"of {self.config.hop_samples}"
             )
-        tensor = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(self.mdct.basis.device)
-        return self.quantizer.codes(self.quantizer(self._latents(self.spectra(tensor[None]))))[0].cpu().numpy()
+        sound = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(self.mel.window.device)
+        return self.quantizer.codes(self.quantizer(self._latents(self.mel(sound[None]))))[0].cpu().numpy()
 
     @torch.no_grad()
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """int [hops, codes_per_hop] to float32 [hops * hop_samples]."""
-        values = self.quantizer.values(torch.from_numpy(np.asarray(codes, dtype=np.int64)).to(self.mdct.basis.device))
-        spectra = self._from_quantised(values.float()[None])
-        coefficients = torch.sinh(spectra.clamp(-12, 12)).movedim(-1, -2) * LOUDNESS_UNIT
-        return self.mdct.inverse(nn.functional.pad(coefficients, (0, 0, 0, 1)))[0].clamp(-1, 1).cpu().numpy()
+        values = self.quantizer.values(torch.from_numpy(np.asarray(codes, dtype=np.int64)).to(self.mel.window.device))
+        return self.mel.invert(self._from_quantised(values.float()[None]))[0].clamp(-1, 1).cpu().numpy()
 
     def hops_of(self, seconds: float) -> int:
         """Hops that stand for a moment of `seconds`; at least one."""
@@ -154,7 +187,7 @@ class AudioTokenizer(nn.Module):
         return tokenizer.eval()
 
     def _latents(self, spectra: Tensor) -> Tensor:
-        """[sounds, hop_samples, hops] to [sounds, hops, codes_per_hop, dims]."""
+        """[sounds, bands, hops] to [sounds, hops, codes_per_hop, dims]."""
         latents = self.to_latents(self.encoder(spectra)).movedim(1, -1)
         return latents.unflatten(-1, (self.config.codes_per_hop, -1))
 

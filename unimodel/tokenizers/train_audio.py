@@ -1,4 +1,4 @@
-"""Trains the audio tokenizer: squared error of squeezed spectra, Adam with a cosine schedule, keyed draws."""
+"""Trains the audio tokenizer: squared error of log-mel spectra, Adam with a cosine schedule, keyed draws."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def _fit(
         scale = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
         optimizer.param_groups[0]["lr"] = config.learning_rate * scale
         chosen = generator.choice(len(pieces), size=max(1, config.batch_hops // PIECE_HOPS), p=chance)
-        spectra = tokenizer.spectra(pieces[chosen])
+        spectra = tokenizer.mel(pieces[chosen])
         loss = F.mse_loss(tokenizer(spectra), spectra)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        progress(step + 1, loss.item() / max(spectra.square().mean().item(), 1e-12))
+        progress(step + 1, loss.item() / max(spectra.var().item(), 1e-12))

@@ -1,0 +1,136 @@
+"""Episodes from Atari 2600 games, with their sound (ale-py).
+
+Everything is a pure function of (environment, seed, settings). Nobody plays well here: actions are random, kept for a
+few steps each, which moves paddles and ships much further than a new one every step.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+from PIL import Image
+
+from data_pipelines.sources.episode import Episode
+from data_pipelines.stream.randomness import keyed_generator
+
+PREFIX = "ALE/"
+FRAMES_PER_STEP = 4
+"""Emulated frames that an action is held for; the emulator makes 60 a second."""
+SOUND_RATE = 30720
+"""Samples per second: 512 per emulated frame."""
+LONGEST_WAIT_STEPS = 240
+"""Steps played before an episode begins: uniformly up to so many, since games open with the same seconds."""
+KEEP_ACTION_FRACTION = 0.75
+
+
+def action_names(environment: str) -> tuple[str, ...]:
+    """Names of the actions 0, 1, ... of a game, e.g. ("noop", "fire", "right", ...)."""
+    env: Any = _make(environment).unwrapped
+    return tuple(name.lower() for name in env.get_action_meanings())
+
+
+def check_settings(environment: str, image_size: int, random_action_fraction: float) -> None:
+    """Raises ValueError for an unknown game, or when anything but random actions is asked for."""
+    del image_size  # any will do: frames are scaled
+    if random_action_fraction < 1.0:
+        raise ValueError(
+            f"{environment} has no scripted bot: set random_action_fraction to 1.0 (it is {random_action_fraction})"
+        )
+    _make(environment)
+
+
+def record_episode(
+    environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
+) -> Episode:
+    """One episode of at most `max_steps` steps, from somewhere in a game; frames are scaled to a square.
+
+    Raises ValueError as `check_settings` does.
+    """
+    check_settings(environment, image_size, random_action_fraction)
+    env = _make(environment)
+    rng = keyed_generator("episode", environment, seed)
+    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    num_actions = int(env.action_space.n)
+    observation, _ = env.reset(seed=seed)
+    action, sound = 0, np.zeros(FRAMES_PER_STEP * observation["sound"].size, dtype=np.float32)
+    for _ in range(int(rng.integers(LONGEST_WAIT_STEPS + 1))):
+        action = _next_action(action, num_actions, rng)
+        observation, sound, _, over = _step(env, action)
+        if over:
+            observation, _ = env.reset()
+    frames, sounds = [_scaled(observation["image"], image_size)], [sound]
+    actions: list[int] = []
+    rewards: list[float] = []
+    done: list[bool] = []
+    for _ in range(max_steps):
+        action = _next_action(action, num_actions, rng)
+        observation, sound, reward, over = _step(env, action)
+        actions.append(action)
+        rewards.append(reward)
+        done.append(over)
+        frames.append(_scaled(observation["image"], image_size))
+        sounds.append(sound)
+        if over:
+            break
+    env.close()
+    game = environment.removeprefix(PREFIX).split("-")[0].lower()
+    return Episode(
+        key=f"{game}-{seed:08d}",
+        frames=np.stack(frames),
+        actions=np.asarray(actions, dtype=np.int64),
+        rewards=np.asarray(rewards, dtype=np.float32),
+        done=np.asarray(done, dtype=np.bool_),
+        poses=np.zeros((len(frames), 0), dtype=np.int64),
+        mission=f"play {game}",
+        captions=(f"the game {game}",) * len(frames),
+        environment=environment,
+        seed=seed,
+        num_actions=num_actions,
+        audio=np.concatenate(sounds)[:, None],
+        audio_rate=SOUND_RATE,
+    )
+
+
+def _make(environment: str) -> gymnasium.Env:
+    # The emulator greets on stderr through C++, once per process.
+    os.environ.setdefault("ALE_LOGGING", "error")
+    try:
+        import ale_py
+    except ImportError:
+        raise ValueError(f"{environment} needs ale-py: pip install 'unimodel[envs,media]'") from None
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    gymnasium.register_envs(ale_py)
+    try:
+        # One emulated frame per step: held for four, the emulator would keep the sound of the last one only.
+        return gymnasium.make(environment, frameskip=1, sound_obs=True, disable_env_checker=True)
+    except gymnasium.error.Error as error:
+        known = [name for name in gymnasium.registry if name.startswith(PREFIX)]
+        near = difflib.get_close_matches(environment, known, n=3, cutoff=0.4)
+        raise ValueError(
+            f"unknown environment {environment!r} ({error}). Nearest known: {', '.join(near) or 'none'}"
+        ) from None
+
+
+def _step(env: gymnasium.Env, action: int) -> tuple[dict[str, np.ndarray], np.ndarray, float, bool]:
+    """(observation, sound float32 [samples], reward, over) after holding `action` for FRAMES_PER_STEP frames."""
+    sounds: list[np.ndarray] = []
+    total, over, observation = 0.0, False, {}
+    for _ in range(FRAMES_PER_STEP):
+        if not over:
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        sounds.append((observation["sound"].astype(np.float32) - 128.0) / 128.0)
+    return observation, np.concatenate(sounds), total, over
+
+
+def _next_action(last: int, num_actions: int, rng: np.random.Generator) -> int:
+    chance, drawn = rng.random(), int(rng.integers(num_actions))
+    return last if chance < KEEP_ACTION_FRACTION else drawn
+
+
+def _scaled(picture: np.ndarray, image_size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((image_size, image_size), Image.Resampling.BOX))

@@ -1,0 +1,207 @@
+"""One run on everything: recorded grid worlds, Atari with sound, pictures with captions, sounds, films and texts.
+
+Run: pytest tests/flow/test_sources.py
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from skimage import data as photographs
+from tiny_run import TinyRun, command, train_here, world_config
+
+from data_pipelines.shards.index import Manifest, write_manifest
+from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.table import Lengths
+from data_pipelines.shards.writer import write_shard
+from data_pipelines.sources.audio import encode_flac
+from data_pipelines.stream.plan import StreamState
+from unimodel.config import MixtureEntry
+from unimodel.config_file import load_config
+from unimodel.run_folder import read_json_lines
+from unimodel.tokenizers.prepare import load_run_bundle
+from unimodel.tokenizers.tokenised_shards import decode_tokenised
+from unimodel.training.data import StageData
+
+Fields = dict[str, bytes]
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+
+
+def write_source(folder: Path, samples: dict[str, Fields]) -> Path:
+    """Shards of samples as `unimodel data build` writes them."""
+
+    def listed() -> Iterator[tuple[str, Fields, Lengths]]:
+        for key, fields in samples.items():
+            yield key, fields, {}
+
+    folder.mkdir(parents=True)
+    write_manifest(folder, Manifest((write_shard(folder / "train-000000.tar", listed()),), {}))
+    return folder
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def pictures() -> dict[str, Fields]:
+    """Pieces of scikit-image's photographs, each with its name."""
+    rng = np.random.default_rng(0)
+    samples: dict[str, Fields] = {}
+    for name in PHOTOGRAPHS:
+        photograph = getattr(photographs, name)()
+        for number in range(4):
+            top, left = rng.integers(0, photograph.shape[0] - 200), rng.integers(0, photograph.shape[1] - 200)
+            piece = photograph[top : top + 180, left : left + 200]
+            samples[f"{name}-{number}"] = {"jpg": jpeg(piece), "txt": f"a piece of {name}".encode()}
+    samples["broken"] = {"jpg": b"x", "txt": b"one byte"}
+    return samples
+
+
+def tone(seed: int, samples: int) -> np.ndarray:
+    return (np.sin(np.arange(samples) * (0.02 + 0.01 * seed)) / 3).astype(np.float32)[:, None]
+
+
+def sounds() -> dict[str, Fields]:
+    return {
+        f"tone-{i}": {"flac": encode_flac(tone(i, 4000), 8000), "txt": f"tone number {i}".encode()} for i in range(8)
+    }
+
+
+def films() -> dict[str, Fields]:
+    about = json.dumps({"num_frames": 4, "frames_per_second": 10}).encode()
+    samples = {}
+    for i in range(6):
+        strip = np.zeros((4, 64, 64, 3), dtype=np.uint8)
+        for t in range(4):
+            strip[t, 8 * t : 8 * t + 16, 8 * i : 8 * i + 16] = 255
+        sound = {"audio.flac": encode_flac(tone(i, 3200), 8000)} if i % 2 else {}
+        samples[f"film-{i}"] = {
+            "frames.jpg": jpeg(strip.reshape(-1, 64, 3)),
+            "json": about,
+            "txt": b"a square",
+            **sound,
+        }
+    return samples
+
+
+def texts() -> dict[str, Fields]:
+    return {
+        f"text-{i}": {"txt": " ".join(f"word{(i * j) % 17}" for j in range(20 * (i + 1))).encode()} for i in range(6)
+    }
+
+
+MIXTURE = (
+    ("episodes", "interaction", "dynamics"),
+    ("pong", "interaction", "dynamics"),
+    ("pong", "interaction", "actions"),
+    ("films", "interaction", "dynamics"),
+    ("pong", "clip", "masked"),
+    ("films", "clip", "masked"),
+    ("pictures", "text_to_image", "masked"),
+    ("pictures", "image_to_text", "words"),
+    ("sounds", "text_to_audio", "masked"),
+    ("sounds", "audio_to_text", "words"),
+    ("texts", "text", "words"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Recorded, tokenised and trained, through the command line."""
+    folder = tmp_path_factory.mktemp("sources")
+    values = world_config(folder)
+    pong = {"environment": "ALE/Pong-v5", "train_episodes": 8, "validation_episodes": 2, "test_episodes": 2}
+    pong |= {"max_steps": 6, "random_action_fraction": 1.0, "episodes_per_shard": 4}
+    values["data"]["sources"] = {"pong": {"folder": str(folder / "pong"), "recording": pong}} | {
+        name: {"folder": str(write_source(folder / name, make()))}
+        for name, make in {"pictures": pictures, "sounds": sounds, "films": films, "texts": texts}.items()
+    }
+    values["tokenizers"]["audio"] = {"sample_rate": 8000, "hop_samples": 160, "width": 16, "steps": 5}
+    objectives: dict[str, Any] = {
+        "dynamics": {"kind": "diffusion_forcing"},
+        "actions": {"kind": "inverse_dynamics", "ask_changed_places": True},
+        "masked": {"kind": "masked", "attention": "span"},
+        "words": {"kind": "next_token"},
+    }
+    mixture = [{"source": s, "sequence": q, "objective": o, "frames": 3, "text_tokens": 40} for s, q, o in MIXTURE]
+    values["stages"] = {
+        "all": {
+            "number": 1,
+            "steps": 16,
+            "batch": {"rows": 16, "row_tokens": 512},
+            "mixture": mixture,
+            "objectives": objectives,
+            "optimizer": {"learning_rate": 3e-3},
+        }
+    }
+    config_file = folder / "config.yaml"
+    config_file.write_text(yaml.safe_dump(values, sort_keys=False))
+    for arguments in (("data", "record"), ("tokenizer", "train"), ("data", "tokenize")):
+        result = command(*arguments, str(config_file))
+        assert result.returncode == 0, result.stderr
+    tiny = TinyRun(config_file, load_config(config_file))
+    train_here(tiny.config)
+    return tiny
+
+
+def test_every_source_gets_its_share_of_the_tokens(run: TinyRun) -> None:
+    metrics = run.metrics()
+    assert len(metrics) == 16 and all(np.isfinite(line["loss"]) for line in metrics)
+    got = {name: sum(line[f"tokens/{name}"] for line in metrics) for name in {f"{s}/{q}" for s, q, _ in MIXTURE}}
+    total = sum(got.values())
+    for name, tokens in got.items():
+        entries = sum(f"{s}/{q}" == name for s, q, _ in MIXTURE)
+        # A window of 256 rows of 512 tokens, and an entry may be ahead or behind by its longest sample, about 300.
+        assert tokens / total == pytest.approx(entries / len(MIXTURE), abs=0.006), name
+
+
+def test_sound_was_heard_and_what_cannot_be_read_was_left_out(run: TinyRun) -> None:
+    bundle = load_run_bundle(run.run)
+    assert bundle.audio is not None and bundle.vocabulary.audio_size == bundle.audio.num_codes
+    reader = ShardReader(run.run.tokens_of("pong", "train"))
+    episodes = [decode_tokenised(*reader.read(i)) for i in range(len(reader))]
+    # 4 of 60 frames a second are 3.3 hops of 20 ms, with two codes each
+    assert all(e.audio.shape == (e.num_frames, 6) and e.frames.shape[1:] == (8, 8) for e in episodes)
+    assert len(ShardReader(run.run.tokens_of("pictures", "train"))) == 16
+    (left_out,) = read_json_lines(run.run.tokens_of("pictures", "train") / "quarantine.jsonl")
+    assert left_out["key"] == "broken" and "not a readable picture" in left_out["reason"]
+    assert any(line.get("nats/audio") for line in run.metrics())
+
+
+def test_the_run_can_be_used(run: TinyRun, tmp_path: Path) -> None:
+    """Evaluated on its own world, exported with its audio tokenizer."""
+    out = tmp_path / "export"
+    assert command("export", str(run.run.path), "--out", str(out)).returncode == 0
+    assert (out / "audio_tokenizer.safetensors").exists()
+    assert "already tokenised" in command("data", "tokenize", str(run.config_file)).stdout
+
+
+def test_a_source_that_does_not_exist_is_named(run: TinyRun) -> None:
+    result = command(
+        "train",
+        str(run.config_file),
+        "--set",
+        'stages.all.mixture=[{"source":"pung","sequence":"clip","objective":"masked"}]',
+    )
+    assert result.returncode == 2 and "'pung' is not one of data.sources; known: episodes, pong" in result.stderr
+
+
+def test_a_source_without_sound_cannot_be_heard(run: TinyRun) -> None:
+    stage = run.config.stages["all"]
+    entry = MixtureEntry(source="pictures", sequence="audio_to_text", objective="words")
+    stage = stage.model_copy(update={"mixture": (entry,)})
+    tokens = {"pictures": run.run.tokens_of("pictures", "train")}
+    bundle = load_run_bundle(run.run)
+    stream = StageData(tokens, bundle.builder, "all", stage, 0).stream(StreamState(), bundle.pad_id)
+    with pytest.raises(ValueError, match="of source 'pictures': it has no sound, which audio_to_text needs"):
+        next(stream)
