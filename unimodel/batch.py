@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -67,39 +68,65 @@ class Span:
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """One tokenised sample: `ids` [n] int64 and the spans that cover it exactly, in order.
+class Layout:
+    """The spans of a sequence, in order and without gaps, and what follows from them alone.
 
-    `key` names the sample in the shards and seeds every random draw made on it.
+    Samples of one shape share a layout, so each of these is computed once for thousands of them. The arrays are
+    read-only.
     """
 
-    key: str
-    ids: np.ndarray
-    spans: tuple[Span, ...]
-
-    def __post_init__(self) -> None:
-        position = 0
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self.spans = tuple(spans)
+        self.length = 0
         for span in self.spans:
-            assert span.start == position and span.stop > span.start, (self.key, span, position)
-            assert span.grid is None or span.grid[0] * span.grid[1] == len(span), (self.key, span)
-            position = span.stop
-        assert position == len(self.ids), (self.key, position, len(self.ids))
+            assert span.start == self.length and span.stop > span.start, (span, self.length)
+            assert span.grid is None or span.grid[0] * span.grid[1] == len(span), span
+            self.length = span.stop
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
+    @cached_property
     def modality(self) -> np.ndarray:
         """[n] the modality of every token."""
         return self._spread([span.modality for span in self.spans])
 
+    @cached_property
     def role(self) -> np.ndarray:
         """[n] the role of every token."""
         return self._spread([span.role for span in self.spans])
 
-    def _spread(self, values: Sequence[int]) -> np.ndarray:
-        return np.repeat(np.asarray(values, dtype=np.int64), [len(span) for span in self.spans])
+    @cached_property
+    def clean(self) -> np.ndarray:
+        """[n] the stream of every token where there are no noisy copies."""
+        return _read_only(np.full(self.length, CLEAN, dtype=np.int64))
 
+    @cached_property
+    def pictures(self) -> tuple[Span, ...]:
+        """The spans that are images."""
+        return tuple(span for span in self.spans if span.grid is not None)
+
+    @cached_property
+    def targets(self) -> tuple[Span, ...]:
+        """The spans to be learnt."""
+        return tuple(span for span in self.spans if span.role is Role.TARGET)
+
+    @cached_property
+    def target_places(self) -> np.ndarray:
+        """[targets] the places of all tokens to be learnt, rising."""
+        return _read_only(np.flatnonzero(self.role == Role.TARGET))
+
+    @cached_property
+    def picture_blocks(self) -> np.ndarray:
+        """[n] block ids: every image is a block, together with the action that led to it; everything else is causal."""
+        block = np.full(self.length, CAUSAL, dtype=np.int64)
+        number, start = 0, None
+        for span in self.spans:
+            if span.modality is Modality.ACTION:
+                start = span.start
+            if span.grid is not None:
+                block[span.start if start is None else start : span.stop] = number
+                number, start = number + 1, None
+        return _read_only(block)
+
+    @cached_property
     def position_ids(self) -> np.ndarray:
         """[3, n] (time, height, width) positions for multimodal rotary embeddings (M-RoPE, Qwen2-VL, section 2.1).
 
@@ -111,7 +138,7 @@ class TokenSequence:
         places. A ruler gives it something to hold on to: the patch finds the coordinate token of its own height (or
         width) at distance 0 and reads the coordinate from it.
         """
-        positions = np.tile(np.arange(len(self.ids), dtype=np.int64), (3, 1))
+        positions = np.tile(np.arange(self.length, dtype=np.int64), (3, 1))
         for span in self.spans:
             if span.grid is not None:
                 height, width = span.grid
@@ -122,7 +149,49 @@ class TokenSequence:
                 positions[1:, span.start : span.stop] = 0
             if span.ruler:
                 positions[1:, span.start : span.stop] = np.arange(len(span)) * GRID_SPACING
-        return positions
+        return _read_only(positions)
+
+    def _spread(self, values: Sequence[int]) -> np.ndarray:
+        return _read_only(np.repeat(np.asarray(values, dtype=np.int64), [len(span) for span in self.spans]))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One tokenised sample: `ids` [n] int64 and the layout of its spans, which cover it exactly.
+
+    `key` names the sample in the shards and seeds every random draw made on it.
+    """
+
+    key: str
+    ids: np.ndarray
+    layout: Layout
+
+    def __post_init__(self) -> None:
+        assert self.layout.length == len(self.ids), (self.key, self.layout.length, len(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return self.layout.spans
+
+    def modality(self) -> np.ndarray:
+        """[n] the modality of every token, read-only."""
+        return self.layout.modality
+
+    def role(self) -> np.ndarray:
+        """[n] the role of every token, read-only."""
+        return self.layout.role
+
+    def position_ids(self) -> np.ndarray:
+        """[3, n] see `Layout.position_ids`; read-only."""
+        return self.layout.position_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +213,9 @@ class CorruptedSequence:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+SEQUENCE_FIELDS = tuple(field.name for field in fields(CorruptedSequence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,18 +313,21 @@ def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: i
         "objective": np.full(shape, -1, dtype=np.int64),
         "modality": np.full(shape, int(Modality.SPECIAL), dtype=np.int64),
     }
-    for row, sequences in enumerate(rows):
+    for number, sequences in enumerate(rows):
+        row = {name: array[..., number, :] for name, array in arrays.items()}
         start = next_block = 0
         for document, sequence in enumerate(sequences):
             stop = start + len(sequence)
             if stop > row_tokens:
-                raise ValueError(f"row {row} needs {stop} tokens but a row holds {row_tokens}: raise batch.row_tokens")
+                raise ValueError(
+                    f"row {number} needs {stop} tokens but a row holds {row_tokens}: raise batch.row_tokens"
+                )
             here = slice(start, stop)
-            for name in ("input_ids", "stream", "target", "weight", "objective", "modality"):
-                arrays[name][row, here] = getattr(sequence, name)
-            arrays["position_ids"][:, row, here] = sequence.position_ids
-            arrays["document"][row, here] = document
-            arrays["block"][row, here] = np.where(sequence.block == CAUSAL, CAUSAL, sequence.block + next_block)
-            next_block = max(next_block, int(arrays["block"][row, here].max()) + 1)
+            for field in SEQUENCE_FIELDS:
+                row[field][..., here] = getattr(sequence, field)
+            row["document"][here] = document
+            block = row["block"][here]
+            block[block != CAUSAL] += next_block
+            next_block = max(next_block, int(block.max()) + 1)
             start = stop
     return PackedBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -51,7 +51,7 @@ class ShardReader:
         table, row = self._locate(number)
         return table.key(row)
 
-    def length(self, number: int, name: str) -> np.ndarray:
+    def length(self, number: int, name: str) -> list[int]:
         """[k] the lengths called `name` of sample `number`. Raises ValueError when the data has none of that name."""
         table, row = self._locate(number)
         try:
@@ -88,7 +88,9 @@ class ShardReader:
         last = max(member.offset + member.size for member in members.values())
         content = os.pread(self._file(shard).descriptor, last - first, first)
         return key, {
-            name: self._checked(number, key, name, member, content[member.offset - first :][: member.size])
+            name: self._checked(
+                number, key, name, member, content[member.offset - first : member.offset - first + member.size]
+            )
             for name, member in members.items()
         }
 

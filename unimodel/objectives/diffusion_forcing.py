@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
-from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, Span, TokenSequence
+from unimodel.batch import NO_TARGET, CorruptedSequence, Role, Span, TokenSequence
 from unimodel.config import DiffusionForcingConfig
-from unimodel.objectives.masked import change_weights, mask_ids, span_blocks
+from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
 
 OUTCOME_MASK_FRACTION = 0.5
@@ -43,27 +43,26 @@ def corrupt_frames(
     modality = sequence.modality()
     input_ids = sequence.ids.copy()
     hidden = np.zeros(len(sequence), dtype=bool)
-    frames = [span for span in sequence.spans if span.grid is not None]
-    targets = [span for span in frames if span.role is Role.TARGET]
+    targets = [span for span in sequence.layout.pictures if span.role is Role.TARGET]
     noise = rng.random() * config.context_noise_fraction
     rates = [frame_mask_rate(config, rng) for _ in targets]
     if targets and not any(rates):
         rates[int(rng.integers(len(rates)))] = 1.0  # a window without a question teaches nothing
-    for span in frames:
+    for span in sequence.layout.pictures:
         _add_context_noise(input_ids, span, vocabulary, noise, rng)
     for span, rate in zip(targets, rates, strict=True):
         hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
-    for span in sequence.spans:
-        if span.role is Role.TARGET and span.modality in (Modality.REWARD, Modality.DONE):
+    for span in sequence.layout.targets:
+        if span.modality in (Modality.REWARD, Modality.DONE):
             hidden[span.start : span.stop] = rng.random(len(span)) < OUTCOME_MASK_FRACTION
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
 
     target = np.where(hidden, sequence.ids, NO_TARGET)
     return CorruptedSequence(
         input_ids=input_ids,
-        position_ids=sequence.position_ids(),
-        block=span_blocks(sequence),
-        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        position_ids=sequence.layout.position_ids,
+        block=sequence.layout.picture_blocks,
+        stream=sequence.layout.clean,
         target=target,
         weight=hidden * change_weights(sequence, config.changed_weight),
         objective=np.where(hidden, index, -1),

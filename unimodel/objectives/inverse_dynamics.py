@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
 from unimodel.config import InverseDynamicsConfig
-from unimodel.objectives.masked import change_weights, span_blocks
+from unimodel.objectives.masked import change_weights
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -23,9 +23,9 @@ def hide_actions(
     hidden = (modality == Modality.ACTION) & (sequence.role() == Role.TARGET)
     return CorruptedSequence(
         input_ids=np.where(hidden, vocabulary.mask(Modality.ACTION), sequence.ids),
-        position_ids=sequence.position_ids(),
-        block=span_blocks(sequence),
-        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        position_ids=sequence.layout.position_ids,
+        block=sequence.layout.picture_blocks,
+        stream=sequence.layout.clean,
         target=np.where(hidden, sequence.ids, NO_TARGET),
         weight=hidden * change_weights(sequence, config.changed_weight),
         objective=np.where(hidden, index, -1),

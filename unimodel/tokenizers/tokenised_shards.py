@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
+from safetensors.numpy import save
 
-from data_pipelines.shards.npy import decode_npy
+from data_pipelines.shards.arrays import view_arrays
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
-FIELDS = ("frames", "actions", "rewards", "done", "mission", "captions", "caption_lengths")
+FIELD = "tokens.safetensors"
+ARRAYS = ("frames", "actions", "rewards", "done", "mission", "captions", "caption_lengths")
 
 
 def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
-    """One `.npy` member per field; captions are concatenated, with their lengths beside them."""
+    """One member with all arrays: seven of them would cost a reader more than everything else it does for a sample.
+    Captions are concatenated, with their lengths beside them."""
     arrays = {
         "frames": episode.frames.astype(np.uint16),
         "actions": episode.actions.astype(np.int64),
@@ -25,7 +26,7 @@ def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
         "captions": np.concatenate(episode.captions).astype(np.uint32),
         "caption_lengths": np.asarray([len(caption) for caption in episode.captions], dtype=np.uint32),
     }
-    return {f"{name}.npy": _to_npy(arrays[name]) for name in FIELDS}
+    return {FIELD: save(arrays)}
 
 
 def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
@@ -46,7 +47,7 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
 
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and field that cannot be read."""
-    arrays = {name: _from_npy(key, name, fields) for name in FIELDS}
+    arrays = _arrays(key, fields)
     ends = np.cumsum(arrays["caption_lengths"], dtype=np.int64).tolist()
     captions = arrays["captions"].astype(np.int64)
     return TokenisedEpisode(
@@ -60,16 +61,9 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     )
 
 
-def _to_npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _from_npy(key: str, name: str, fields: dict[str, bytes]) -> np.ndarray:
+def _arrays(key: str, fields: dict[str, bytes]) -> dict[str, np.ndarray]:
     try:
-        return decode_npy(fields[f"{name}.npy"])
+        arrays, _ = view_arrays(fields[FIELD])
+        return {name: arrays[name] for name in ARRAYS}
     except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"sample {key}: field {name}.npy is missing or damaged ({error}): tokenise the data again"
-        ) from None
+        raise ValueError(f"sample {key}: field {FIELD} is missing or damaged ({error}): tokenise the data again") from None
