@@ -68,6 +68,10 @@ class Span:
         return self.stop - self.start
 
 
+KNOWN_LAYOUTS = 512
+"""Layouts that a process keeps at hand; up to about 100 bytes a token each."""
+
+
 class Layout:
     """The spans of a sequence, in order and without gaps, and what follows from them alone.
 
@@ -102,6 +106,11 @@ class Layout:
     def pictures(self) -> tuple[Span, ...]:
         """The spans that are images."""
         return tuple(span for span in self.spans if span.grid is not None)
+
+    @cached_property
+    def picture_places(self) -> np.ndarray:
+        """[picture tokens] the places of all tokens of images, rising."""
+        return _read_only(np.flatnonzero(self._spread([span.grid is not None for span in self.spans])))
 
     @cached_property
     def targets(self) -> tuple[Span, ...]:

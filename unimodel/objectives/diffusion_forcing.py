@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from unimodel.batch import NO_TARGET, CorruptedSequence, Role, Span, TokenSequence
+from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
 from unimodel.config import DiffusionForcingConfig
 from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
@@ -48,10 +48,10 @@ def corrupt_frames(
     rates = [frame_mask_rate(config, rng) for _ in targets]
     if targets and not any(rates):
         rates[int(rng.integers(len(rates)))] = 1.0  # a window without a question teaches nothing
-    for span in sequence.layout.pictures:
-        _add_context_noise(input_ids, span, vocabulary, noise, rng)
+    _add_context_noise(input_ids, sequence.layout.picture_places, vocabulary, noise, rng)
     for span, rate in zip(targets, rates, strict=True):
-        hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
+        if rate:
+            hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
     for span in sequence.layout.targets:
         if span.modality in (Modality.REWARD, Modality.DONE):
             hidden[span.start : span.stop] = rng.random(len(span)) < OUTCOME_MASK_FRACTION
@@ -78,9 +78,9 @@ def _exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.n
 
 
 def _add_context_noise(
-    input_ids: np.ndarray, span: Span, vocabulary: Vocabulary, fraction: float, rng: np.random.Generator
+    input_ids: np.ndarray, places: np.ndarray, vocabulary: Vocabulary, fraction: float, rng: np.random.Generator
 ) -> None:
-    """Replaces a share of a frame's tokens by uniformly random codes, in place."""
-    replaced = rng.random(len(span)) < fraction
-    codes = rng.integers(vocabulary.image_size, size=len(span))
-    input_ids[span.start : span.stop][replaced] = vocabulary.ids(Modality.IMAGE, codes[replaced])
+    """Replaces a share of the frame tokens at `places` by uniformly random codes, in place."""
+    replaced = places[rng.random(len(places)) < fraction]
+    codes = rng.integers(vocabulary.image_size, size=len(replaced))
+    input_ids[replaced] = vocabulary.ids(Modality.IMAGE, codes)

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import KNOWN_LAYOUTS, NO_TARGET, CorruptedSequence, Layout, Role, TokenSequence
 from unimodel.config import MaskedConfig
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -44,11 +44,13 @@ def draw_mask(num_tokens: int, config: MaskedConfig, rng: np.random.Generator) -
         count = min(max(1, math.ceil(rate * num_tokens)), num_tokens)
         hidden = np.zeros(num_tokens, dtype=bool)
         hidden[rng.permutation(num_tokens)[:count]] = True
-        bound = 1.0 / (count * float(count_probability(np.asarray(count), num_tokens, config.schedule)))
-    else:
-        hidden = rng.random(num_tokens) < rate
-        bound = 1.0 / max(rate, 1e-9) if config.schedule == "linear" else math.pi / 2 * math.tan(math.pi * u / 2)
-    return hidden, bound if config.weight == "elbo" else 1.0
+        if config.weight == "uniform":
+            return hidden, 1.0
+        return hidden, 1.0 / (count * float(count_probability(np.asarray(count), num_tokens, config.schedule)))
+    hidden = rng.random(num_tokens) < rate
+    if config.weight == "uniform":
+        return hidden, 1.0
+    return hidden, 1.0 / max(rate, 1e-9) if config.schedule == "linear" else math.pi / 2 * math.tan(math.pi * u / 2)
 
 
 def corrupt_masked(
@@ -66,12 +68,13 @@ def corrupt_masked(
 
     input_ids = sequence.ids.copy()
     masked = maskable[hidden]
-    input_ids[masked] = mask_ids(modality[masked], vocabulary)
+    masked_modality = modality[masked]
+    input_ids[masked] = mask_ids(masked_modality, vocabulary)
     if rng.random() < config.condition_dropout_fraction:
         condition = (layout.role == Role.CONDITION) & (modality == Modality.TEXT)
         input_ids[condition] = vocabulary.mask(Modality.TEXT)
 
-    token_weight = modality_weights(config.modality_weights)[modality[masked]]
+    token_weight = modality_weights(config.modality_weights)[masked_modality]
     if config.changed_weight != 1.0:
         token_weight *= change_weights(sequence, config.changed_weight)[masked]
     token_weights = np.zeros(len(sequence), dtype=np.float32)
@@ -124,12 +127,23 @@ def change_weights(sequence: TokenSequence, changed_weight: float) -> np.ndarray
     weights = np.ones(len(sequence), dtype=np.float32)
     if changed_weight == 1.0:
         return weights
-    ids, pictures = sequence.ids, sequence.layout.pictures
-    is_action = sequence.modality() == Modality.ACTION
-    for before, span in zip(pictures, pictures[1:], strict=False):
-        changed = ids[before.start : before.stop] != ids[span.start : span.stop]
-        weights[span.start : span.stop][changed] = changed_weight
-        if changed.any():
-            between = slice(before.stop, span.start)
-            weights[between][is_action[between]] = changed_weight
+    for before, after, actions in _steps(sequence.layout):
+        changed = sequence.ids[before] != sequence.ids[after]
+        weights[after][changed] = changed_weight
+        if actions and changed.any():
+            weights[actions] = changed_weight
     return weights
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _steps(layout: Layout) -> tuple[tuple[slice, slice, list[int]], ...]:
+    """(frame, next frame, places of the actions between them) of every step."""
+    actions = np.flatnonzero(layout.modality == Modality.ACTION)
+    return tuple(
+        (
+            slice(before.start, before.stop),
+            slice(after.start, after.stop),
+            actions[(actions >= before.stop) & (actions < after.start)].tolist(),
+        )
+        for before, after in zip(layout.pictures, layout.pictures[1:], strict=False)
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 from safetensors.numpy import save
 
@@ -48,7 +50,7 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and field that cannot be read."""
     arrays = _arrays(key, fields)
-    ends = np.cumsum(arrays["caption_lengths"], dtype=np.int64).tolist()
+    ends = list(accumulate(arrays["caption_lengths"].tolist()))
     captions = arrays["captions"].astype(np.int64)
     return TokenisedEpisode(
         key=key,

@@ -21,13 +21,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import Layout, Role, Span, TokenSequence
+from unimodel.batch import KNOWN_LAYOUTS, Layout, Role, Span, TokenSequence
 from unimodel.tokenizers.action import reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
-
-
-KNOWN_LAYOUTS = 512
-"""Layouts kept at hand; about 64 bytes a token each."""
 
 
 @dataclass(frozen=True, slots=True)

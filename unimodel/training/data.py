@@ -9,7 +9,7 @@ from data_pipelines.stream.loader import BadSample, PackedStream, StreamSettings
 from data_pipelines.stream.mixture import Ingredient, Schedule
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Placed, Plan, StreamState
-from data_pipelines.stream.randomness import keyed_generator, keyed_number
+from data_pipelines.stream.randomness import RekeyedGenerator, keyed_number
 from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config import MixtureEntry, StageConfig
 from unimodel.objectives.corruption import corrupt
@@ -24,6 +24,7 @@ class StageData:
         self._reader = ShardReader(tokens)
         self._builder, self._stage_name, self._stage, self._seed = builder, stage_name, stage, seed
         self._objectives = list(stage.objectives)
+        self._rng = RekeyedGenerator()
 
     def measure(self, draw: Draw) -> int:
         """Tokens of a draw, from the index alone."""
@@ -50,7 +51,7 @@ class StageData:
         sequence = self._sequence(entry, episode, _first_frame(entry, episode.num_frames, self._choice(draw, key)))
         if len(sequence) != planned:
             raise ValueError(f"sample {key} makes {len(sequence)} tokens where the index says {planned}")
-        rng = keyed_generator(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
+        rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
         index = self._objectives.index(entry.objective)
         return corrupt(sequence, self._builder.vocabulary, self._stage.objectives[entry.objective], index, rng)
 
