@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -101,6 +101,16 @@ class Layout:
     def clean(self) -> np.ndarray:
         """[n] the stream of every token where there are no noisy copies."""
         return _read_only(np.full(self.length, CLEAN, dtype=np.int64))
+
+    @cached_property
+    def nowhere(self) -> np.ndarray:
+        """[n] all -1: the objective of every token where nothing is asked."""
+        return _read_only(np.full(self.length, -1, dtype=np.int64))
+
+    @cached_property
+    def no_target(self) -> np.ndarray:
+        """[n] the targets where nothing is asked."""
+        return _read_only(np.full(self.length, NO_TARGET, dtype=np.int64))
 
     @cached_property
     def pictures(self) -> tuple[Span, ...]:
@@ -310,33 +320,56 @@ def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: i
     Block ids are renumbered so that they are unique in a row: blocks of two documents never merge.
     Raises ValueError when the sequences of a row are longer than `row_tokens`.
     """
+    pieces: list[CorruptedSequence] = []
+    documents: list[int] = []
+    for number, sequences in enumerate(rows):
+        used = sum(map(len, sequences))
+        if used > row_tokens:
+            raise ValueError(f"row {number} needs {used} tokens but a row holds {row_tokens}: raise batch.row_tokens")
+        pieces += sequences
+        documents += range(len(sequences))
+        if used < row_tokens:
+            pieces.append(_padding(row_tokens - used, pad_id))
+            documents.append(PADDING_DOCUMENT)
+    # One call per field for the whole batch: a call per sequence would cost more than what it copies.
     shape = (len(rows), row_tokens)
     arrays = {
-        "input_ids": np.full(shape, pad_id, dtype=np.int64),
-        "position_ids": np.zeros((3, *shape), dtype=np.int64),
-        "document": np.full(shape, PADDING_DOCUMENT, dtype=np.int64),
-        "block": np.full(shape, CAUSAL, dtype=np.int64),
-        "stream": np.full(shape, CLEAN, dtype=np.int64),
-        "target": np.full(shape, NO_TARGET, dtype=np.int64),
-        "weight": np.zeros(shape, dtype=np.float32),
-        "objective": np.full(shape, -1, dtype=np.int64),
-        "modality": np.full(shape, int(Modality.SPECIAL), dtype=np.int64),
+        field: np.concatenate([getattr(piece, field) for piece in pieces], axis=-1) for field in SEQUENCE_FIELDS
     }
-    for number, sequences in enumerate(rows):
-        row = {name: array[..., number, :] for name, array in arrays.items()}
-        start = next_block = 0
-        for document, sequence in enumerate(sequences):
-            stop = start + len(sequence)
-            if stop > row_tokens:
-                raise ValueError(
-                    f"row {number} needs {stop} tokens but a row holds {row_tokens}: raise batch.row_tokens"
-                )
-            here = slice(start, stop)
-            for field in SEQUENCE_FIELDS:
-                row[field][..., here] = getattr(sequence, field)
-            row["document"][here] = document
-            block = row["block"][here]
-            block[block != CAUSAL] += next_block
-            next_block = max(next_block, int(block.max()) + 1)
-            start = stop
-    return PackedBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    lengths = [len(piece) for piece in pieces]
+    arrays["document"] = np.repeat(np.array(documents, dtype=np.int64), lengths)
+    arrays["block"] = _unique_blocks(arrays["block"], documents, lengths)
+    return PackedBatch(
+        **{
+            name: torch.from_numpy(array.reshape(3, *shape) if name == "position_ids" else array.reshape(shape))
+            for name, array in arrays.items()
+        }
+    )
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _padding(length: int, pad_id: int) -> CorruptedSequence:
+    """What fills up a row."""
+    none = np.full(length, -1, dtype=np.int64)
+    return CorruptedSequence(
+        input_ids=np.full(length, pad_id, dtype=np.int64),
+        position_ids=np.zeros((3, length), dtype=np.int64),
+        block=np.full(length, CAUSAL, dtype=np.int64),
+        stream=np.full(length, CLEAN, dtype=np.int64),
+        target=np.full(length, NO_TARGET, dtype=np.int64),
+        weight=np.zeros(length, dtype=np.float32),
+        objective=none,
+        modality=np.full(length, int(Modality.SPECIAL), dtype=np.int64),
+    )
+
+
+def _unique_blocks(block: np.ndarray, documents: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
+    """The blocks of documents one after another, each document's counted on from those before it in its row."""
+    starts = np.cumsum(lengths) - lengths
+    counts = (np.maximum.reduceat(block, starts) + 1).tolist()
+    first, firsts = 0, []
+    for document, count in zip(documents, counts, strict=True):
+        first = 0 if document == 0 else first
+        firsts.append(first)
+        first += count
+    return np.where(block == CAUSAL, CAUSAL, block + np.repeat(np.array(firsts, dtype=np.int64), lengths))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,15 +27,15 @@ DTYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """One array: its bytes begin `start` bytes into the file."""
+class _Place(NamedTuple):
+    """One array: its bytes begin `start` bytes behind the header."""
 
     name: str
     dtype: np.dtype
     start: int
     count: int
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
+    """None when it is flat."""
 
 
 def view_arrays(content: bytes | memoryview) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -48,10 +48,10 @@ def view_arrays(content: bytes | memoryview) -> tuple[dict[str, np.ndarray], dic
         raise ValueError("the header is damaged")
     try:
         places, metadata = _parse_header(bytes(content[HEADER_BYTES:header_end]))
-        arrays = {
-            place.name: np.frombuffer(content, place.dtype, place.count, header_end + place.start).reshape(place.shape)
-            for place in places
-        }
+        arrays = {}
+        for name, dtype, start, count, shape in places:
+            array = np.frombuffer(content, dtype, count, header_end + start)
+            arrays[name] = array if shape is None else array.reshape(shape)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not a whole safetensors file ({type(error).__name__}: {error})") from None
     return arrays, metadata
@@ -69,4 +69,4 @@ def _place(name: str, dtype: str, shape: list[int], data_offsets: list[int]) -> 
     count = math.prod(shape)
     if min(start, *shape, 0) < 0 or stop - start != count * np.dtype(DTYPES[dtype]).itemsize:
         raise ValueError(f"array {name} does not fill its place")
-    return _Place(name, np.dtype(DTYPES[dtype]), start, count, tuple(shape))
+    return _Place(name, np.dtype(DTYPES[dtype]), start, count, None if len(shape) == 1 else tuple(shape))

@@ -83,8 +83,8 @@ class SampleTable:
     def members(self, number: int) -> dict[str, Member]:
         """The members of a sample by field name, in shard order."""
         here = _range(self._member_end, number)
-        columns = [column[here].tolist() for column in self._members]
-        return {self._fields[field]: Member(*place) for field, *place in zip(*columns, strict=True)}
+        fields, *places = (column[here].tolist() for column in self._members)
+        return dict(zip(map(self._fields.__getitem__, fields), map(Member, *places), strict=True))
 
     def sample(self, number: int) -> SampleEntry:
         """All that is known of a sample."""

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import KNOWN_LAYOUTS, NO_TARGET, CorruptedSequence, Layout, Role, TokenSequence
+from unimodel.batch import KNOWN_LAYOUTS, CorruptedSequence, Layout, Role, TokenSequence
 from unimodel.config import MaskedConfig
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -79,15 +79,15 @@ def corrupt_masked(
         token_weight *= change_weights(sequence, config.changed_weight)[masked]
     token_weights = np.zeros(len(sequence), dtype=np.float32)
     token_weights[masked] = weight * token_weight
-    target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
+    target = layout.no_target.copy()
     target[masked] = sequence.ids[masked]
-    objective = np.full(len(sequence), -1, dtype=np.int64)
+    objective = layout.nowhere.copy()
     # The bound is per maskable token, also those left visible this time; MaskGIT's mean is over masked tokens only.
     objective[maskable if config.weight == "elbo" else masked] = index
     return CorruptedSequence(
         input_ids=input_ids,
         position_ids=layout.position_ids,
-        block=np.zeros(len(sequence), dtype=np.int64) if config.attention == "document" else layout.picture_blocks,
+        block=layout.clean if config.attention == "document" else layout.picture_blocks,
         stream=layout.clean,
         target=target,
         weight=token_weights,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimodel.batch import CAUSAL, NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import CAUSAL, CorruptedSequence, Role, TokenSequence
 from unimodel.config import NextTokenConfig
 from unimodel.objectives.masked import modality_weights
 
@@ -13,11 +13,11 @@ def next_token(sequence: TokenSequence, config: NextTokenConfig, index: int) -> 
     """Images that are given are bidirectional blocks; images that are targets are read in raster order, causally."""
     layout = sequence.layout
     asked = layout.target_places[layout.target_places > 0]
-    target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
+    target = layout.no_target.copy()
     target[asked - 1] = sequence.ids[asked]
     weight = np.zeros(len(sequence), dtype=np.float32)
     weight[asked - 1] = modality_weights(config.modality_weights)[layout.modality[asked]]
-    objective = np.full(len(sequence), -1, dtype=np.int64)
+    objective = layout.nowhere.copy()
     objective[asked - 1] = index
     return CorruptedSequence(
         input_ids=sequence.ids,

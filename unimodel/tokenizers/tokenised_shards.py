@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -13,7 +14,21 @@ from data_pipelines.shards.table import Lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
 FIELD = "tokens.safetensors"
-ARRAYS = ("frames", "actions", "rewards", "done", "mission", "captions", "caption_lengths")
+ARRAYS = {"frames", "actions", "rewards", "done", "mission", "captions", "caption_lengths"}
+
+
+class Captions(Sequence[np.ndarray]):
+    """Captions that lie one after another in `ids`, cut apart when asked for: a sequence looks at one of them."""
+
+    def __init__(self, ids: np.ndarray, bounds: Sequence[int]) -> None:
+        self._ids, self._bounds = ids, bounds
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        number = range(len(self))[number]
+        return self._ids[self._bounds[number] : self._bounds[number + 1]]
 
 
 def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
@@ -50,22 +65,22 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and field that cannot be read."""
     arrays = _arrays(key, fields)
-    ends = list(accumulate(arrays["caption_lengths"].tolist()))
-    captions = arrays["captions"].astype(np.int64)
     return TokenisedEpisode(
         key=key,
-        frames=arrays["frames"].astype(np.int64),
+        frames=arrays["frames"],
         actions=arrays["actions"],
         rewards=arrays["rewards"],
         done=arrays["done"],
-        mission=arrays["mission"].astype(np.int64),
-        captions=tuple(captions[start:stop] for start, stop in zip([0, *ends], ends, strict=False)),
+        mission=arrays["mission"],
+        captions=Captions(arrays["captions"], list(accumulate(arrays["caption_lengths"].tolist(), initial=0))),
     )
 
 
 def _arrays(key: str, fields: dict[str, bytes]) -> dict[str, np.ndarray]:
     try:
         arrays, _ = view_arrays(fields[FIELD])
-        return {name: arrays[name] for name in ARRAYS}
+        if arrays.keys() < ARRAYS:
+            raise ValueError(f"it has only {sorted(arrays)}")
+        return arrays
     except (KeyError, ValueError) as error:
         raise ValueError(f"sample {key}: field {FIELD} is missing or damaged ({error}): tokenise the data again") from None

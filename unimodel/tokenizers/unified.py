@@ -40,7 +40,7 @@ class TokenisedEpisode:
     done: np.ndarray
     """bool [T]."""
     mission: np.ndarray
-    captions: tuple[np.ndarray, ...]
+    captions: Sequence[np.ndarray]
     """T + 1 id arrays."""
 
     @property
