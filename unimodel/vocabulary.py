@@ -112,10 +112,10 @@ class Vocabulary:
         """Codes (any shape, from 0) to ids. Raises ValueError for a code outside the modality's range."""
         codes = np.asarray(codes, dtype=np.int64)
         ids = self.range_of(modality)
-        size = len(ids)
-        if codes.size and codes.view(np.uint64).max() >= size:  # read without its sign, a negative code is a huge one
-            wrong = codes[(codes < 0) | (codes >= size)].flat[0]
-            raise ValueError(f"{modality.label} code {wrong} is outside 0..{size - 1} of this run's vocabulary")
+        # Read without its sign, a negative code is a huge one: one look finds both kinds of wrong ones.
+        if codes.size and np.maximum.reduce(codes.view(np.uint64), axis=None) >= len(ids):
+            wrong = codes[(codes < 0) | (codes >= len(ids))].flat[0]
+            raise ValueError(f"{modality.label} code {wrong} is outside 0..{len(ids) - 1} of this run's vocabulary")
         return codes + ids.start
 
     def codes(self, modality: Modality, ids: np.ndarray) -> np.ndarray:

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
-from data_pipelines.shards.arrays import view_arrays
-
 TABLE_SUFFIX = ".idx"
 LENGTH = "length."
+HEADER_BYTES = 8
+MAX_HEADER_BYTES = 1 << 20
 
 Lengths = Mapping[str, int | Sequence[int]]
 """Small numbers about a sample by name: its token and frame counts."""
@@ -138,13 +138,32 @@ def open_table(path: Path, num_samples: int) -> SampleTable:
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        columns, metadata = view_arrays(memoryview(content))
-        fields = json.loads(metadata["fields"])
+        columns, fields = _decode(content)
         table = SampleTable(columns, fields)
         _check(columns, fields, num_samples)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is not a table of {num_samples} samples ({error}): make its shard again") from None
     return table
+
+
+_DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
+
+
+def _decode(content: mmap.mmap) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Columns as views of the mapped file (safetensors' own reader would copy them)."""
+    size = int.from_bytes(content[:HEADER_BYTES], "little")
+    if size > min(MAX_HEADER_BYTES, len(content)):
+        raise ValueError("its header is damaged")
+    header = json.loads(content[HEADER_BYTES : HEADER_BYTES + size])
+    fields = json.loads(header.pop("__metadata__")["fields"])
+    columns = {}
+    for name, about in header.items():
+        start, stop = (HEADER_BYTES + size + offset for offset in about["data_offsets"])
+        dtype = np.dtype(_DTYPES[about["dtype"]])
+        if not HEADER_BYTES + size <= start <= stop <= len(content):
+            raise ValueError(f"column {name} lies outside the file")
+        columns[name] = np.frombuffer(content, dtype, (stop - start) // dtype.itemsize, start)
+    return columns, fields
 
 
 def _check(columns: dict[str, np.ndarray], fields: list[str], num_samples: int) -> None:

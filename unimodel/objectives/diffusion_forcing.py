@@ -10,10 +10,11 @@ causal, so an action can change its own next frame and nothing earlier.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import KNOWN_LAYOUTS, NO_TARGET, CorruptedSequence, Layout, Role, TokenSequence
 from unimodel.config import DiffusionForcingConfig
 from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
@@ -52,9 +53,8 @@ def corrupt_frames(
     for span, rate in zip(targets, rates, strict=True):
         if rate:
             hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
-    for span in sequence.layout.targets:
-        if span.modality in (Modality.REWARD, Modality.DONE):
-            hidden[span.start : span.stop] = rng.random(len(span)) < OUTCOME_MASK_FRACTION
+    outcomes = _outcomes(sequence.layout)
+    hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
 
     target = np.where(hidden, sequence.ids, NO_TARGET)
@@ -68,6 +68,12 @@ def corrupt_frames(
         objective=np.where(hidden, index, -1),
         modality=modality,
     )
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _outcomes(layout: Layout) -> np.ndarray:
+    """The places of rewards and done flags to be learnt."""
+    return np.flatnonzero((layout.role == Role.TARGET) & np.isin(layout.modality, (Modality.REWARD, Modality.DONE)))
 
 
 def _exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.ndarray:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
-from safetensors.numpy import save
 
-from data_pipelines.shards.arrays import view_arrays
+from data_pipelines.shards.npy import decode_npy
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
-FIELD = "tokens.safetensors"
-ARRAYS = {"frames", "actions", "rewards", "done", "mission", "captions", "caption_lengths"}
+FIELD = "tokens.npy"
+ARRAYS = ("grid", "frames", "actions", "rewards", "done", "mission", "caption_lengths", "captions")
 
 
 class Captions(Sequence[np.ndarray]):
@@ -32,18 +32,28 @@ class Captions(Sequence[np.ndarray]):
 
 
 def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
-    """One member with all arrays: seven of them would cost a reader more than everything else it does for a sample.
-    Captions are concatenated, with their lengths beside them."""
+    """One flat array: how long each of ARRAYS is, then all of them, one after another; uint16 where that holds them.
+
+    A member for each would cost a reader more than everything else that it does for a sample. Rewards are the bits of
+    float32 values, captions are concatenated.
+    """
     arrays = {
-        "frames": episode.frames.astype(np.uint16),
-        "actions": episode.actions.astype(np.int64),
-        "rewards": episode.rewards.astype(np.float32),
-        "done": episode.done.astype(bool),
-        "mission": episode.mission.astype(np.uint32),
-        "captions": np.concatenate(episode.captions).astype(np.uint32),
-        "caption_lengths": np.asarray([len(caption) for caption in episode.captions], dtype=np.uint32),
+        "grid": np.array(episode.frames.shape[1:]),
+        "frames": episode.frames.ravel(),
+        "actions": episode.actions,
+        "done": episode.done,
+        "mission": episode.mission,
+        "caption_lengths": np.array([len(caption) for caption in episode.captions]),
+        "captions": np.concatenate(episode.captions),
     }
-    return {FIELD: save(arrays)}
+    largest = max(int(array.max(initial=len(array))) for array in arrays.values())
+    dtype = np.uint16 if 2 * largest <= np.iinfo(np.uint16).max else np.uint32
+    arrays["rewards"] = episode.rewards.astype(np.float32).view(dtype)
+    lengths = np.array([len(arrays[name]) for name in ARRAYS])
+    buffer = io.BytesIO()
+    values = np.concatenate([lengths, *(arrays[name] for name in ARRAYS)]).astype(dtype)
+    np.lib.format.write_array(buffer, values, allow_pickle=False)
+    return {FIELD: buffer.getvalue()}
 
 
 def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
@@ -63,24 +73,26 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
 
 
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
-    """The reverse of `encode_tokenised`. Raises ValueError naming the sample and field that cannot be read."""
-    arrays = _arrays(key, fields)
-    return TokenisedEpisode(
-        key=key,
-        frames=arrays["frames"],
-        actions=arrays["actions"],
-        rewards=arrays["rewards"],
-        done=arrays["done"],
-        mission=arrays["mission"],
-        captions=Captions(arrays["captions"], list(accumulate(arrays["caption_lengths"].tolist(), initial=0))),
-    )
-
-
-def _arrays(key: str, fields: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """The reverse of `encode_tokenised`. Raises ValueError naming the sample and what is wrong with it."""
     try:
-        arrays, _ = view_arrays(fields[FIELD])
-        if arrays.keys() < ARRAYS:
-            raise ValueError(f"it has only {sorted(arrays)}")
-        return arrays
+        arrays = _arrays(decode_npy(fields[FIELD]))
+        return TokenisedEpisode(
+            key=key,
+            frames=arrays["frames"].reshape(-1, *arrays["grid"].tolist()),
+            actions=arrays["actions"],
+            rewards=arrays["rewards"].view(np.float32),
+            done=arrays["done"],
+            mission=arrays["mission"],
+            captions=Captions(arrays["captions"], list(accumulate(arrays["caption_lengths"].tolist(), initial=0))),
+        )
     except (KeyError, ValueError) as error:
-        raise ValueError(f"sample {key}: field {FIELD} is missing or damaged ({error}): tokenise the data again") from None
+        raise ValueError(
+            f"sample {key}: field {FIELD} is missing or damaged ({error}): tokenise the data again"
+        ) from None
+
+
+def _arrays(values: np.ndarray) -> dict[str, np.ndarray]:
+    bounds = list(accumulate(values[: len(ARRAYS)].tolist(), initial=len(ARRAYS)))
+    if bounds[-1] != len(values):
+        raise ValueError(f"{len(values)} values are there, {bounds[-1]} were promised")
+    return {name: values[start:stop] for name, start, stop in zip(ARRAYS, bounds, bounds[1:], strict=False)}
