@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -72,39 +73,87 @@ class Span:
         return self.grid is not None or self.modality is Modality.AUDIO
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """One tokenised sample: `ids` [n] int64 and the spans that cover it exactly, in order.
+KNOWN_LAYOUTS = 512
+"""Layouts that a process keeps at hand; up to about 100 bytes a token each."""
 
-    `key` names the sample in the shards and seeds every random draw made on it.
+
+class Layout:
+    """The spans of a sequence, in order and without gaps, and what follows from them alone.
+
+    Samples of one shape share a layout, so each of these is computed once for thousands of them. The arrays are
+    read-only.
     """
 
-    key: str
-    ids: np.ndarray
-    spans: tuple[Span, ...]
-
-    def __post_init__(self) -> None:
-        position = 0
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self.spans = tuple(spans)
+        self.length = 0
         for span in self.spans:
-            assert span.start == position and span.stop > span.start, (self.key, span, position)
-            assert span.grid is None or span.grid[0] * span.grid[1] == len(span), (self.key, span)
-            position = span.stop
-        assert position == len(self.ids), (self.key, position, len(self.ids))
+            assert span.start == self.length and span.stop > span.start, (span, self.length)
+            assert span.grid is None or span.grid[0] * span.grid[1] == len(span), span
+            self.length = span.stop
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
+    @cached_property
     def modality(self) -> np.ndarray:
         """[n] the modality of every token."""
         return self._spread([span.modality for span in self.spans])
 
+    @cached_property
     def role(self) -> np.ndarray:
         """[n] the role of every token."""
         return self._spread([span.role for span in self.spans])
 
-    def _spread(self, values: Sequence[int]) -> np.ndarray:
-        return np.repeat(np.asarray(values, dtype=np.int64), [len(span) for span in self.spans])
+    @cached_property
+    def clean(self) -> np.ndarray:
+        """[n] the stream of every token where there are no noisy copies."""
+        return _read_only(np.full(self.length, CLEAN, dtype=np.int64))
 
+    @cached_property
+    def nowhere(self) -> np.ndarray:
+        """[n] all -1: the objective of every token where nothing is asked."""
+        return _read_only(np.full(self.length, -1, dtype=np.int64))
+
+    @cached_property
+    def no_target(self) -> np.ndarray:
+        """[n] the targets where nothing is asked."""
+        return _read_only(np.full(self.length, NO_TARGET, dtype=np.int64))
+
+    @cached_property
+    def pictures(self) -> tuple[Span, ...]:
+        """The spans that are images."""
+        return tuple(span for span in self.spans if span.grid is not None)
+
+    @cached_property
+    def observed(self) -> tuple[Span, ...]:
+        """The spans that are images or sound."""
+        return tuple(span for span in self.spans if span.is_observed)
+
+    @cached_property
+    def targets(self) -> tuple[Span, ...]:
+        """The spans to be learnt."""
+        return tuple(span for span in self.spans if span.role is Role.TARGET)
+
+    @cached_property
+    def target_places(self) -> np.ndarray:
+        """[targets] the places of all tokens to be learnt, rising."""
+        return _read_only(np.flatnonzero(self.role == Role.TARGET))
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """[n] block ids: picture and sound of a moment are a block, together with the action that led to them;
+        everything else is causal."""
+        block = np.full(self.length, CAUSAL, dtype=np.int64)
+        number, start, time, action = -1, 0, None, None
+        for span in self.spans:
+            if span.modality is Modality.ACTION:
+                action = span.start
+            if span.is_observed:
+                if span.grid is not None or span.time != time:  # the first of its moment
+                    number, time = number + 1, span.time
+                    start, action = span.start if action is None else action, None
+                block[start : span.stop] = number
+        return _read_only(block)
+
+    @cached_property
     def position_ids(self) -> np.ndarray:
         """[3, n] (time, height, width) positions for multimodal rotary embeddings (M-RoPE, Qwen2-VL, section 2.1).
 
@@ -116,7 +165,7 @@ class TokenSequence:
         places. A ruler gives it something to hold on to: the patch finds the coordinate token of its own height (or
         width) at distance 0 and reads the coordinate from it.
         """
-        positions = np.tile(np.arange(len(self.ids), dtype=np.int64), (3, 1))
+        positions = np.tile(np.arange(self.length, dtype=np.int64), (3, 1))
         for span in self.spans:
             if span.grid is not None:
                 height, width = span.grid
@@ -127,7 +176,49 @@ class TokenSequence:
                 positions[1:, span.start : span.stop] = 0
             if span.ruler:
                 positions[1:, span.start : span.stop] = np.arange(len(span)) * GRID_SPACING
-        return positions
+        return _read_only(positions)
+
+    def _spread(self, values: Sequence[int]) -> np.ndarray:
+        return _read_only(np.repeat(np.asarray(values, dtype=np.int64), [len(span) for span in self.spans]))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One tokenised sample: `ids` [n] int64 and the layout of its spans, which cover it exactly.
+
+    `key` names the sample in the shards and seeds every random draw made on it.
+    """
+
+    key: str
+    ids: np.ndarray
+    layout: Layout
+
+    def __post_init__(self) -> None:
+        assert self.layout.length == len(self.ids), (self.key, self.layout.length, len(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return self.layout.spans
+
+    def modality(self) -> np.ndarray:
+        """[n] the modality of every token, read-only."""
+        return self.layout.modality
+
+    def role(self) -> np.ndarray:
+        """[n] the role of every token, read-only."""
+        return self.layout.role
+
+    def position_ids(self) -> np.ndarray:
+        """[3, n] see `Layout.position_ids`; read-only."""
+        return self.layout.position_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +240,9 @@ class CorruptedSequence:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+SEQUENCE_FIELDS = tuple(field.name for field in fields(CorruptedSequence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,30 +328,54 @@ def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: i
     Block ids are renumbered so that they are unique in a row: blocks of two documents never merge.
     Raises ValueError when the sequences of a row are longer than `row_tokens`.
     """
+    pieces: list[CorruptedSequence] = []
+    documents: list[int] = []
+    for number, sequences in enumerate(rows):
+        used = sum(map(len, sequences))
+        if used > row_tokens:
+            raise ValueError(f"row {number} needs {used} tokens but a row holds {row_tokens}: raise batch.row_tokens")
+        pieces += sequences
+        documents += range(len(sequences))
+        if used < row_tokens:
+            pieces.append(_padding(row_tokens - used, pad_id))
+            documents.append(PADDING_DOCUMENT)
+    # One call per field for the whole batch: a call per sequence would cost more than what it copies.
     shape = (len(rows), row_tokens)
-    arrays = {
-        "input_ids": np.full(shape, pad_id, dtype=np.int64),
-        "position_ids": np.zeros((3, *shape), dtype=np.int64),
-        "document": np.full(shape, PADDING_DOCUMENT, dtype=np.int64),
-        "block": np.full(shape, CAUSAL, dtype=np.int64),
-        "stream": np.full(shape, CLEAN, dtype=np.int64),
-        "target": np.full(shape, NO_TARGET, dtype=np.int64),
-        "weight": np.zeros(shape, dtype=np.float32),
-        "objective": np.full(shape, -1, dtype=np.int64),
-        "modality": np.full(shape, int(Modality.SPECIAL), dtype=np.int64),
-    }
-    for row, sequences in enumerate(rows):
-        start = next_block = 0
-        for document, sequence in enumerate(sequences):
-            stop = start + len(sequence)
-            if stop > row_tokens:
-                raise ValueError(f"row {row} needs {stop} tokens but a row holds {row_tokens}: raise batch.row_tokens")
-            here = slice(start, stop)
-            for name in ("input_ids", "stream", "target", "weight", "objective", "modality"):
-                arrays[name][row, here] = getattr(sequence, name)
-            arrays["position_ids"][:, row, here] = sequence.position_ids
-            arrays["document"][row, here] = document
-            arrays["block"][row, here] = np.where(sequence.block == CAUSAL, CAUSAL, sequence.block + next_block)
-            next_block = max(next_block, int(arrays["block"][row, here].max()) + 1)
-            start = stop
-    return PackedBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    arrays = {field: np.concatenate([getattr(piece, field) for piece in pieces], axis=-1) for field in SEQUENCE_FIELDS}
+    lengths = [len(piece) for piece in pieces]
+    arrays["document"] = np.repeat(np.array(documents, dtype=np.int64), lengths)
+    arrays["block"] = _unique_blocks(arrays["block"], documents, lengths)
+    return PackedBatch(
+        **{
+            name: torch.from_numpy(array.reshape(3, *shape) if name == "position_ids" else array.reshape(shape))
+            for name, array in arrays.items()
+        }
+    )
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _padding(length: int, pad_id: int) -> CorruptedSequence:
+    """What fills up a row."""
+    none = np.full(length, -1, dtype=np.int64)
+    return CorruptedSequence(
+        input_ids=np.full(length, pad_id, dtype=np.int64),
+        position_ids=np.zeros((3, length), dtype=np.int64),
+        block=np.full(length, CAUSAL, dtype=np.int64),
+        stream=np.full(length, CLEAN, dtype=np.int64),
+        target=np.full(length, NO_TARGET, dtype=np.int64),
+        weight=np.zeros(length, dtype=np.float32),
+        objective=none,
+        modality=np.full(length, int(Modality.SPECIAL), dtype=np.int64),
+    )
+
+
+def _unique_blocks(block: np.ndarray, documents: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
+    """The blocks of documents one after another, each document's counted on from those before it in its row."""
+    starts = np.cumsum(np.asarray(lengths, dtype=np.int64)) - lengths
+    counts = (np.maximum.reduceat(block, starts) + 1).tolist()
+    first, firsts = 0, []
+    for document, count in zip(documents, counts, strict=True):
+        first = 0 if document == 0 else first
+        firsts.append(first)
+        first += count
+    return np.where(block == CAUSAL, CAUSAL, block + np.repeat(np.array(firsts, dtype=np.int64), lengths))

@@ -107,7 +107,7 @@ class Vocabulary:
         """Ids of `<|coordinate_0|>` ... for images of up to `length` rows and columns."""
         if length > LONGEST_RULER:
             raise ValueError(f"images of {length} tokens a side are too large: at most {LONGEST_RULER}")
-        return np.arange(length) + self.special("<|coordinate_0|>")
+        return _coordinates(self)[:length]
 
     def mask(self, modality: Modality) -> int:
         """The MASK id that stands for a hidden token of `modality`."""
@@ -116,11 +116,12 @@ class Vocabulary:
     def ids(self, modality: Modality, codes: np.ndarray) -> np.ndarray:
         """Codes (any shape, from 0) to ids. Raises ValueError for a code outside the modality's range."""
         codes = np.asarray(codes, dtype=np.int64)
-        size = self.size_of(modality)
-        if codes.size and (codes.min() < 0 or codes.max() >= size):
-            wrong = codes[(codes < 0) | (codes >= size)].flat[0]
-            raise ValueError(f"{modality.label} code {wrong} is outside 0..{size - 1} of this run's vocabulary")
-        return codes + self.range_of(modality).start
+        ids = self.range_of(modality)
+        # Read without its sign, a negative code is a huge one: one look finds both kinds of wrong ones.
+        if codes.size and np.maximum.reduce(codes.view(np.uint64), axis=None) >= len(ids):
+            wrong = codes[(codes < 0) | (codes >= len(ids))].flat[0]
+            raise ValueError(f"{modality.label} code {wrong} is outside 0..{len(ids) - 1} of this run's vocabulary")
+        return codes + ids.start
 
     def codes(self, modality: Modality, ids: np.ndarray) -> np.ndarray:
         """Ids (any shape) back to codes of `modality`."""
@@ -141,3 +142,10 @@ def _ranges(vocabulary: Vocabulary) -> dict[Modality, range]:
         ranges[modality] = range(start, start + vocabulary.size_of(modality))
         start = ranges[modality].stop
     return ranges
+
+
+@lru_cache(maxsize=16)
+def _coordinates(vocabulary: Vocabulary) -> np.ndarray:
+    ids = np.arange(LONGEST_RULER) + vocabulary.special("<|coordinate_0|>")
+    ids.flags.writeable = False
+    return ids

@@ -24,6 +24,8 @@ def decode_npy(payload: bytes) -> np.ndarray:
     array = np.frombuffer(payload, dtype, offset=header_end)
     if array.size != math.prod(shape):
         raise ValueError(f"{array.size} values are there, {'x'.join(map(str, shape))} were promised")
+    if len(shape) == 1:
+        return array
     return array.reshape(shape, order="F" if in_fortran_order else "C")
 
 

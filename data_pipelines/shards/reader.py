@@ -51,7 +51,7 @@ class ShardReader:
         table, row = self._locate(number)
         return table.key(row)
 
-    def length(self, number: int, name: str) -> np.ndarray:
+    def length(self, number: int, name: str) -> list[int]:
         """[k] the lengths called `name` of sample `number`. Raises ValueError when the data has none of that name."""
         table, row = self._locate(number)
         try:
@@ -84,13 +84,15 @@ class ShardReader:
         shard, row = self._place(number)
         table = self._table(shard)
         key, members = table.key(row), table.members(row)
-        first = min(member.offset for member in members.values())
-        last = max(member.offset + member.size for member in members.values())
-        content = os.pread(self._file(shard).descriptor, last - first, first)
-        return key, {
-            name: self._checked(number, key, name, member, content[member.offset - first :][: member.size])
-            for name, member in members.items()
-        }
+        # Members stand one behind another, in the order of the shard.
+        places = list(members.values())
+        first = places[0].offset
+        content = os.pread(self._file(shard).descriptor, places[-1].offset + places[-1].size - first, first)
+        fields = {}
+        for name, member in members.items():
+            start = member.offset - first
+            fields[name] = self._checked(number, key, name, member, content[start : start + member.size])
+        return key, fields
 
     def read_field(self, number: int, name: str) -> bytes:
         """One field of sample `number`, with the same checks. Raises ValueError also when it has no such field."""

@@ -52,24 +52,29 @@ class SampleTable:
     """Read access to the columns of one shard. Sample numbers count from 0 within the shard."""
 
     def __init__(self, columns: dict[str, np.ndarray], fields: list[str]) -> None:
-        self._columns, self._fields = columns, fields
+        self._fields = fields
         self._keys = columns["keys"].tobytes()
+        # A number of a memoryview is a Python int, and costs a third of one of an array.
+        self._key_end, self._member_end = columns["key_end"].data, columns["member_end"].data
+        self._members = tuple(
+            columns[name].data for name in ("member_field", "member_offset", "member_size", "member_crc32")
+        )
         self._lengths = {
-            name.removeprefix(LENGTH): (columns[name], columns[f"{name}.end"])
+            name.removeprefix(LENGTH): (columns[name].data, columns[f"{name}.end"].data)
             for name in columns
             if name.startswith(LENGTH) and not name.endswith(".end")
         }
 
     def __len__(self) -> int:
-        return len(self._columns["key_end"])
+        return len(self._key_end)
 
     def key(self, number: int) -> str:
-        return self._keys[slice(*_range(self._columns["key_end"], number))].decode()
+        return self._keys[_range(self._key_end, number)].decode()
 
-    def length(self, number: int, name: str) -> np.ndarray:
+    def length(self, number: int, name: str) -> list[int]:
         """[k] the lengths called `name` of a sample. Raises KeyError when the table has none of that name."""
         values, ends = self._lengths[name]
-        return values[slice(*_range(ends, number))]
+        return values[_range(ends, number)].tolist()
 
     @property
     def length_names(self) -> tuple[str, ...]:
@@ -77,16 +82,13 @@ class SampleTable:
 
     def members(self, number: int) -> dict[str, Member]:
         """The members of a sample by field name, in shard order."""
-        here = slice(*_range(self._columns["member_end"], number))
-        fields, *places = (
-            self._columns[name][here].tolist()
-            for name in ("member_field", "member_offset", "member_size", "member_crc32")
-        )
-        return {self._fields[field]: Member(*place) for field, *place in zip(fields, *places, strict=True)}
+        here = _range(self._member_end, number)
+        fields, *places = (column[here].tolist() for column in self._members)
+        return dict(zip(map(self._fields.__getitem__, fields), map(Member, *places), strict=True))
 
     def sample(self, number: int) -> SampleEntry:
         """All that is known of a sample."""
-        lengths = {name: self.length(number, name).tolist() for name in self._lengths}
+        lengths = {name: self.length(number, name) for name in self._lengths}
         lengths = {name: values for name, values in lengths.items() if values}
         return SampleEntry(self.key(number), self.members(number), lengths)
 
@@ -96,7 +98,7 @@ class SampleTable:
 
     def total(self, name: str) -> int:
         """Sum of the lengths called `name` over all samples; 0 when there are none."""
-        return int(self._lengths[name][0].sum(dtype=np.int64)) if name in self._lengths else 0
+        return sum(self._lengths[name][0]) if name in self._lengths else 0
 
 
 def table_path(shard: Path) -> Path:
@@ -184,5 +186,5 @@ def _ends(counts: Sequence[int]) -> np.ndarray:
     return np.cumsum(np.asarray(counts, dtype=np.int64), dtype=np.int64).astype(np.uint32)
 
 
-def _range(ends: np.ndarray, number: int) -> tuple[int, int]:
-    return (int(ends[number - 1]) if number else 0), int(ends[number])
+def _range(ends: memoryview, number: int) -> slice:
+    return slice(ends[number - 1] if number else 0, ends[number])

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode, toy_film, toy_talkie
 
 from data_pipelines.shards.table import SampleEntry
-from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Role, Span, TokenSequence
+from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Layout, Role, Span, TokenSequence
 from unimodel.config import SequenceKind
-from unimodel.objectives.masked import span_blocks
 from unimodel.tokenizers.action import reward_codes
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, first_place, sequence_length
@@ -59,7 +58,7 @@ def test_spans_that_do_not_cover_are_refused() -> None:
     ids = np.arange(4)
     for spans in [((0, 2),), ((0, 2), (3, 4)), ((0, 3), (2, 4)), ((0, 4), (4, 5))]:
         with pytest.raises(AssertionError):
-            TokenSequence("k", ids, tuple(Span(a, b, Modality.TEXT, Role.TARGET) for a, b in spans))
+            TokenSequence("k", ids, Layout([Span(a, b, Modality.TEXT, Role.TARGET) for a, b in spans]))
 
 
 @pytest.mark.parametrize(("start", "frames"), [(0, 7), (2, 3), (5, 4)])
@@ -143,9 +142,8 @@ def test_tokenised_episode_survives_its_shard() -> None:
             assert [c.tolist() for c in one] == [c.tolist() for c in other]
         else:
             assert np.array_equal(one, other), field.name
-    del fields_of_shard["rewards.npy"]
-    with pytest.raises(ValueError, match=r"episode: field rewards\.npy is missing or damaged"):
-        decode_tokenised(EPISODE.key, fields_of_shard)
+    with pytest.raises(ValueError, match=r"episode: field tokens\.npy is missing or damaged"):
+        decode_tokenised(EPISODE.key, {})
 
 
 TALKIE, FILM = toy_talkie(4), toy_film(5)
@@ -188,7 +186,7 @@ def test_the_length_of_a_sequence_is_known_before_it_is_made(
 def test_sound_follows_its_frame_in_the_same_block() -> None:
     sequence = BUILDER.interaction(TALKIE, 1, 4)
     images, sounds = of(sequence, Modality.IMAGE), of(sequence, Modality.AUDIO)
-    block = span_blocks(sequence)
+    block = sequence.layout.blocks
     for number, (image, sound) in enumerate(zip(images, sounds, strict=True)):
         assert codes(sequence, sound).tolist() == TALKIE.audio[1 + number].tolist()
         assert sound.start == image.stop + 1 and sound.time == image.time == number and sound.role is image.role
@@ -198,7 +196,7 @@ def test_sound_follows_its_frame_in_the_same_block() -> None:
 
 def test_sound_alone_is_a_block_as_well() -> None:
     for sequence in (BUILDER.build("clip", SOUND, 0, 3), BUILDER.build("text_to_audio", SOUND, 2, 1)):
-        block = span_blocks(sequence)
+        block = sequence.layout.blocks
         sounds = of(sequence, Modality.AUDIO)
         assert sounds and not of(sequence, Modality.IMAGE)
         assert all(set(block[s.start : s.stop]) == {number} for number, s in enumerate(sounds))

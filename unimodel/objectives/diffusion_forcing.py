@@ -10,12 +10,13 @@ causal, so an action can change its own next frame and nothing earlier.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, Span, TokenSequence
+from unimodel.batch import KNOWN_LAYOUTS, NO_TARGET, CorruptedSequence, Layout, Role, TokenSequence
 from unimodel.config_objectives import DiffusionForcingConfig
-from unimodel.objectives.masked import change_weights, mask_ids, span_blocks
+from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
 
 OUTCOME_MASK_FRACTION = 0.5
@@ -43,33 +44,45 @@ def corrupt_frames(
     modality = sequence.modality()
     input_ids = sequence.ids.copy()
     hidden = np.zeros(len(sequence), dtype=bool)
-    observed = [span for span in sequence.spans if span.is_observed]
-    targets = [span for span in observed if span.role is Role.TARGET]
+    targets = [span for span in sequence.layout.observed if span.role is Role.TARGET]
     times = sorted({span.time for span in targets})
     noise = rng.random() * config.context_noise_fraction
     rates = [frame_mask_rate(config, rng) for _ in times]
     if targets and not any(rates):
         rates[int(rng.integers(len(rates)))] = 1.0  # a window without a question teaches nothing
-    for span in observed:
-        _add_context_noise(input_ids, span, vocabulary, noise, rng)
+    for observed, places in _places(sequence.layout).items():
+        _add_context_noise(input_ids, places, observed, vocabulary, noise, rng)
     for span in targets:
-        hidden[span.start : span.stop] = _exact_share(len(span), rates[times.index(span.time)], rng)
-    for span in sequence.spans:
-        if span.role is Role.TARGET and span.modality in (Modality.REWARD, Modality.DONE):
-            hidden[span.start : span.stop] = rng.random(len(span)) < OUTCOME_MASK_FRACTION
+        if rate := rates[times.index(span.time)]:
+            hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
+    outcomes = _outcomes(sequence.layout)
+    hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
 
     target = np.where(hidden, sequence.ids, NO_TARGET)
     return CorruptedSequence(
         input_ids=input_ids,
-        position_ids=sequence.position_ids(),
-        block=span_blocks(sequence),
-        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        position_ids=sequence.layout.position_ids,
+        block=sequence.layout.blocks,
+        stream=sequence.layout.clean,
         target=target,
         weight=hidden * change_weights(sequence, config.changed_weight),
         objective=np.where(hidden, index, -1),
         modality=modality,
     )
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _outcomes(layout: Layout) -> np.ndarray:
+    """The places of rewards and done flags to be learnt."""
+    return np.flatnonzero((layout.role == Role.TARGET) & np.isin(layout.modality, (Modality.REWARD, Modality.DONE)))
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _places(layout: Layout) -> dict[Modality, np.ndarray]:
+    """The places of all codes of pictures, and of all codes of sound."""
+    observed = {span.modality: None for span in layout.observed}
+    return {modality: np.flatnonzero(layout.modality == modality) for modality in observed}
 
 
 def _exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.ndarray:
@@ -80,9 +93,14 @@ def _exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.n
 
 
 def _add_context_noise(
-    input_ids: np.ndarray, span: Span, vocabulary: Vocabulary, fraction: float, rng: np.random.Generator
+    input_ids: np.ndarray,
+    places: np.ndarray,
+    modality: Modality,
+    vocabulary: Vocabulary,
+    fraction: float,
+    rng: np.random.Generator,
 ) -> None:
-    """Replaces a share of a frame's tokens by uniformly random codes, in place."""
-    replaced = rng.random(len(span)) < fraction
-    codes = rng.integers(vocabulary.size_of(span.modality), size=len(span))
-    input_ids[span.start : span.stop][replaced] = vocabulary.ids(span.modality, codes[replaced])
+    """Replaces a share of the tokens at `places` by uniformly random codes of their modality, in place."""
+    replaced = places[rng.random(len(places)) < fraction]
+    codes = rng.integers(vocabulary.size_of(modality), size=len(replaced))
+    input_ids[replaced] = vocabulary.ids(modality, codes)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
 from unimodel.config_objectives import InverseDynamicsConfig
-from unimodel.objectives.masked import change_weights, span_blocks
+from unimodel.objectives.masked import change_weights, steps_between
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -29,9 +29,9 @@ def hide_actions(
         weight = np.where(places == NO_TARGET, weight, np.float32(config.changed_weight))
     return CorruptedSequence(
         input_ids=np.where(hidden, vocabulary.mask(Modality.ACTION), sequence.ids),
-        position_ids=sequence.position_ids(),
-        block=span_blocks(sequence),
-        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        position_ids=sequence.layout.position_ids,
+        block=sequence.layout.blocks,
+        stream=sequence.layout.clean,
         target=target,
         weight=weight,
         objective=np.where(target == NO_TARGET, -1, index),
@@ -41,11 +41,8 @@ def hide_actions(
 
 def _changed_places(sequence: TokenSequence) -> np.ndarray:
     """[n] the action at frame tokens that differ from the same place one frame earlier, NO_TARGET elsewhere."""
-    asked = np.full(len(sequence), NO_TARGET, dtype=np.int64)
-    actions = {span.time: span.start for span in sequence.spans if span.modality is Modality.ACTION}
-    frames = [span for span in sequence.spans if span.grid is not None]
-    for before, span in zip(frames, frames[1:], strict=False):
-        if span.time in actions:
-            changed = sequence.ids[before.start : before.stop] != sequence.ids[span.start : span.stop]
-            asked[span.start : span.stop][changed] = sequence.ids[actions[span.time]]
+    asked = sequence.layout.no_target.copy()
+    for before, after, actions in steps_between(sequence.layout):
+        if actions:
+            asked[after][sequence.ids[before] != sequence.ids[after]] = sequence.ids[actions[-1]]
     return asked

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import KNOWN_LAYOUTS, CorruptedSequence, Layout, Role, TokenSequence
 from unimodel.config_objectives import MaskedConfig
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -43,22 +44,23 @@ def draw_mask(num_tokens: int, config: MaskedConfig, rng: np.random.Generator) -
         count = min(max(1, math.ceil(rate * num_tokens)), num_tokens)
         hidden = np.zeros(num_tokens, dtype=bool)
         hidden[rng.permutation(num_tokens)[:count]] = True
-        bound = 1.0 / (count * float(count_probability(np.asarray(count), num_tokens, config.schedule)))
-    else:
-        hidden = rng.random(num_tokens) < rate
-        bound = 1.0 / max(rate, 1e-9) if config.schedule == "linear" else math.pi / 2 * math.tan(math.pi * u / 2)
-    return hidden, bound if config.weight == "elbo" else 1.0
+        if config.weight == "uniform":
+            return hidden, 1.0
+        return hidden, 1.0 / (count * float(count_probability(np.asarray(count), num_tokens, config.schedule)))
+    hidden = rng.random(num_tokens) < rate
+    if config.weight == "uniform":
+        return hidden, 1.0
+    return hidden, 1.0 / max(rate, 1e-9) if config.schedule == "linear" else math.pi / 2 * math.tan(math.pi * u / 2)
 
 
 def corrupt_masked(
     sequence: TokenSequence, vocabulary: Vocabulary, config: MaskedConfig, index: int, rng: np.random.Generator
 ) -> CorruptedSequence:
     """Hides TARGET tokens of `sequence`; CONDITION and STRUCTURE tokens stay as they are (prompt protection)."""
-    modality, role = sequence.modality(), sequence.role()
-    maskable = np.flatnonzero(role == Role.TARGET)
+    layout, modality = sequence.layout, sequence.modality()
+    maskable = layout.target_places
     if config.single_span_fraction and rng.random() < config.single_span_fraction:
-        targets = [span for span in sequence.spans if span.role is Role.TARGET]
-        only = targets[int(rng.integers(len(targets)))]
+        only = layout.targets[int(rng.integers(len(layout.targets)))]
         maskable = np.arange(only.start, only.stop)
     hidden, weight = draw_mask(len(maskable), config, rng)
     if rng.random() < config.whole_modality_fraction and len(maskable):
@@ -66,24 +68,29 @@ def corrupt_masked(
 
     input_ids = sequence.ids.copy()
     masked = maskable[hidden]
-    input_ids[masked] = mask_ids(modality[masked], vocabulary)
+    masked_modality = modality[masked]
+    input_ids[masked] = mask_ids(masked_modality, vocabulary)
     if rng.random() < config.condition_dropout_fraction:
-        condition = (role == Role.CONDITION) & (modality == Modality.TEXT)
+        condition = (layout.role == Role.CONDITION) & (modality == Modality.TEXT)
         input_ids[condition] = vocabulary.mask(Modality.TEXT)
 
-    token_weight = modality_weights(config.modality_weights)[modality] * change_weights(sequence, config.changed_weight)
-    target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
+    token_weight = modality_weights(config.modality_weights)[masked_modality]
+    if config.changed_weight != 1.0:
+        token_weight *= change_weights(sequence, config.changed_weight)[masked]
+    token_weights = np.zeros(len(sequence), dtype=np.float32)
+    token_weights[masked] = weight * token_weight
+    target = layout.no_target.copy()
     target[masked] = sequence.ids[masked]
-    objective = np.full(len(sequence), -1, dtype=np.int64)
+    objective = layout.nowhere.copy()
     # The bound is per maskable token, also those left visible this time; MaskGIT's mean is over masked tokens only.
     objective[maskable if config.weight == "elbo" else masked] = index
     return CorruptedSequence(
         input_ids=input_ids,
-        position_ids=sequence.position_ids(),
-        block=np.zeros(len(sequence), dtype=np.int64) if config.attention == "document" else span_blocks(sequence),
-        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        position_ids=layout.position_ids,
+        block=layout.clean if config.attention == "document" else layout.blocks,
+        stream=layout.clean,
         target=target,
-        weight=np.where(target != NO_TARGET, weight * token_weight, 0.0).astype(np.float32),
+        weight=token_weights,
         objective=objective,
         modality=modality,
     )
@@ -91,13 +98,23 @@ def corrupt_masked(
 
 def mask_ids(modality: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """The MASK id of each modality in `modality` (any shape)."""
-    table = np.array([0 if m is Modality.SPECIAL else vocabulary.mask(m) for m in Modality], dtype=np.int64)
-    return table[modality]
+    return _mask_table(vocabulary)[modality]
+
+
+@lru_cache(maxsize=16)
+def _mask_table(vocabulary: Vocabulary) -> np.ndarray:
+    return np.array([0 if m is Modality.SPECIAL else vocabulary.mask(m) for m in Modality], dtype=np.int64)
 
 
 def modality_weights(weights: Mapping[str, float]) -> np.ndarray:
     """float32 [modalities]: the loss weight of a token of each modality."""
-    return np.array([weights.get(modality.label, 1.0) for modality in Modality], dtype=np.float32)
+    return _weight_table(tuple(weights.items()))
+
+
+@lru_cache(maxsize=64)
+def _weight_table(weights: tuple[tuple[str, float], ...]) -> np.ndarray:
+    known = dict(weights)
+    return np.array([known.get(modality.label, 1.0) for modality in Modality], dtype=np.float32)
 
 
 def change_weights(sequence: TokenSequence, changed_weight: float) -> np.ndarray:
@@ -108,28 +125,25 @@ def change_weights(sequence: TokenSequence, changed_weight: float) -> np.ndarray
     was that changed nothing, nobody can tell: its answer is noise.
     """
     weights = np.ones(len(sequence), dtype=np.float32)
-    is_action = sequence.modality() == Modality.ACTION
-    frames = [span for span in sequence.spans if span.grid is not None]
-    for before, span in zip(frames, frames[1:], strict=False):
-        changed = sequence.ids[before.start : before.stop] != sequence.ids[span.start : span.stop]
-        weights[span.start : span.stop][changed] = changed_weight
-        if changed.any():
-            between = slice(before.stop, span.start)
-            weights[between][is_action[between]] = changed_weight
+    if changed_weight == 1.0:
+        return weights
+    for before, after, actions in steps_between(sequence.layout):
+        changed = sequence.ids[before] != sequence.ids[after]
+        weights[after][changed] = changed_weight
+        if actions and changed.any():
+            weights[actions] = changed_weight
     return weights
 
 
-def span_blocks(sequence: TokenSequence) -> np.ndarray:
-    """[n] block ids: picture and sound of a moment are a block, together with the action that led to them; everything
-    else is causal."""
-    block = np.full(len(sequence), CAUSAL, dtype=np.int64)
-    number, start, time, action = -1, 0, None, None
-    for span in sequence.spans:
-        if span.modality is Modality.ACTION:
-            action = span.start
-        if span.is_observed:
-            if span.grid is not None or span.time != time:  # the first of its moment
-                number, time = number + 1, span.time
-                start, action = span.start if action is None else action, None
-            block[start : span.stop] = number
-    return block
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def steps_between(layout: Layout) -> tuple[tuple[slice, slice, list[int]], ...]:
+    """(frame, next frame, places of the actions between them) of every step."""
+    actions = np.flatnonzero(layout.modality == Modality.ACTION)
+    return tuple(
+        (
+            slice(before.start, before.stop),
+            slice(after.start, after.stop),
+            actions[(actions >= before.stop) & (actions < after.start)].tolist(),
+        )
+        for before, after in zip(layout.pictures, layout.pictures[1:], strict=False)
+    )

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import CAUSAL, CorruptedSequence, Role, TokenSequence
 from unimodel.config_objectives import NextTokenConfig
-from unimodel.objectives.masked import modality_weights, span_blocks
+from unimodel.objectives.masked import modality_weights
 
 
 def next_token(sequence: TokenSequence, config: NextTokenConfig, index: int) -> CorruptedSequence:
     """Images that are given are bidirectional blocks; images that are targets are read in raster order, causally."""
-    modality, role = sequence.modality(), sequence.role()
-    is_target = role == Role.TARGET
-    target = np.full(len(sequence), NO_TARGET, dtype=np.int64)
-    target[:-1][is_target[1:]] = sequence.ids[1:][is_target[1:]]
-    weights = modality_weights(config.modality_weights)
+    layout = sequence.layout
+    asked = layout.target_places[layout.target_places > 0]
+    target = layout.no_target.copy()
+    target[asked - 1] = sequence.ids[asked]
     weight = np.zeros(len(sequence), dtype=np.float32)
-    weight[:-1] = np.where(is_target[1:], weights[modality[1:]], 0.0)
+    weight[asked - 1] = modality_weights(config.modality_weights)[layout.modality[asked]]
+    objective = layout.nowhere.copy()
+    objective[asked - 1] = index
     return CorruptedSequence(
         input_ids=sequence.ids,
-        position_ids=sequence.position_ids(),
-        block=np.where(role == Role.CONDITION, span_blocks(sequence), CAUSAL),
-        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        position_ids=layout.position_ids,
+        block=np.where(layout.role == Role.CONDITION, layout.blocks, CAUSAL),
+        stream=layout.clean,
         target=target,
         weight=weight,
-        objective=np.where(target == NO_TARGET, -1, index),
-        modality=modality,
+        objective=objective,
+        modality=layout.modality,
     )

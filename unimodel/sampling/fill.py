@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from unimodel.backbone.model import Backbone
-from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, Role, Span, TokenSequence, pack
-from unimodel.objectives.masked import mask_ids, span_blocks
+from unimodel.batch import NO_TARGET, CorruptedSequence, Role, Span, TokenSequence, pack
+from unimodel.objectives.masked import mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -38,8 +38,8 @@ def read_only(sequence: TokenSequence) -> CorruptedSequence:
     return CorruptedSequence(
         input_ids=sequence.ids,
         position_ids=sequence.position_ids(),
-        block=span_blocks(sequence),
-        stream=np.full(len(sequence), CLEAN, dtype=np.int64),
+        block=sequence.layout.blocks,
+        stream=sequence.layout.clean,
         target=nothing,
         weight=np.zeros(len(sequence), dtype=np.float32),
         objective=np.full(len(sequence), -1, dtype=np.int64),

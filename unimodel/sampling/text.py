@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from unimodel.backbone.model import Backbone
-from unimodel.batch import NO_TARGET, Role, Span, TokenSequence
+from unimodel.batch import NO_TARGET, Layout, Role, Span, TokenSequence
 from unimodel.sampling.fill import predict_hidden, read_only
 from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Modality
@@ -43,4 +43,4 @@ def _prompt(builder: SequenceBuilder, codes: np.ndarray, text: list[int]) -> Tok
     last = full.spans[-1]
     if text:
         kept = (*kept, Span(last.start, last.stop - 1, Modality.TEXT, Role.TARGET))
-    return TokenSequence(full.key, full.ids[:-1], kept)
+    return TokenSequence(full.key, full.ids[:-1], Layout(kept))

@@ -3,30 +3,59 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from data_pipelines.shards.npy import decode_npy
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
+from data_pipelines.sources.sample import UNKNOWN_ACTION
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
-FIELDS = ("frames", "audio", "actions", "rewards", "done", "mission", "captions", "caption_lengths")
+FIELD = "tokens.npy"
+ARRAYS = ("grid", "frames", "audio", "actions", "rewards", "done", "mission", "caption_lengths", "captions")
+
+
+class Captions(Sequence[np.ndarray]):
+    """Captions that lie one after another in `ids`, cut apart when asked for: a sequence looks at one of them."""
+
+    def __init__(self, ids: np.ndarray, bounds: Sequence[int]) -> None:
+        self._ids, self._bounds = ids, bounds
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, number: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        number = range(len(self))[number]
+        return self._ids[self._bounds[number] : self._bounds[number + 1]]
 
 
 def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
-    """One `.npy` member per field; captions are concatenated, with their lengths beside them."""
+    """One flat array: how long each of ARRAYS is, then all of them, one after another; uint16 where that holds them.
+
+    A member for each would cost a reader more than everything else that it does for a sample. Rewards are the bits of
+    float32 values, captions are concatenated, actions count from 1 with 0 for the unknown.
+    """
     arrays = {
-        "frames": episode.frames.astype(np.uint16),
-        "audio": episode.audio.astype(np.uint16),
-        "actions": episode.actions.astype(np.int64),
-        "rewards": episode.rewards.astype(np.float32),
-        "done": episode.done.astype(bool),
-        "mission": episode.mission.astype(np.uint32),
-        "captions": np.concatenate(episode.captions).astype(np.uint32),
-        "caption_lengths": np.asarray([len(caption) for caption in episode.captions], dtype=np.uint32),
+        "grid": np.array([*episode.frames.shape, episode.audio.shape[1]]),
+        "frames": episode.frames.ravel(),
+        "audio": episode.audio.ravel(),
+        "actions": episode.actions - UNKNOWN_ACTION,
+        "done": episode.done,
+        "mission": episode.mission,
+        "caption_lengths": np.array([len(caption) for caption in episode.captions]),
+        "captions": np.concatenate(episode.captions),
     }
-    return {f"{name}.npy": _to_npy(arrays[name]) for name in FIELDS}
+    largest = max(int(array.max(initial=len(array))) for array in arrays.values())
+    dtype = np.uint16 if 2 * largest <= np.iinfo(np.uint16).max else np.uint32
+    arrays["rewards"] = episode.rewards.astype(np.float32).view(dtype)
+    lengths = np.array([len(arrays[name]) for name in ARRAYS])
+    buffer = io.BytesIO()
+    values = np.concatenate([lengths, *(arrays[name] for name in ARRAYS)]).astype(dtype)
+    np.lib.format.write_array(buffer, values, allow_pickle=False)
+    return {FIELD: buffer.getvalue()}
 
 
 def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
@@ -45,38 +74,34 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
     """The shape of sample `number`, from the index. Raises ValueError when the shards are not tokenised ones."""
     names = ("frames", "grid", "audio", "outcome", "mission", "captions")
     (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = (
-        reader.length(number, name).tolist() for name in names
+        reader.length(number, name) for name in names
     )
     return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions)
 
 
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
-    """The reverse of `encode_tokenised`. Raises ValueError naming the sample and field that cannot be read."""
-    arrays = {name: _from_npy(key, name, fields) for name in FIELDS}
-    ends = np.cumsum(arrays["caption_lengths"], dtype=np.int64).tolist()
-    captions = arrays["captions"].astype(np.int64)
-    return TokenisedEpisode(
-        key=key,
-        frames=arrays["frames"].astype(np.int64),
-        audio=arrays["audio"].astype(np.int64),
-        actions=arrays["actions"],
-        rewards=arrays["rewards"],
-        done=arrays["done"],
-        mission=arrays["mission"].astype(np.int64),
-        captions=tuple(captions[start:stop] for start, stop in zip([0, *ends], ends, strict=False)),
-    )
-
-
-def _to_npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _from_npy(key: str, name: str, fields: dict[str, bytes]) -> np.ndarray:
+    """The reverse of `encode_tokenised`. Raises ValueError naming the sample and what is wrong with it."""
     try:
-        return decode_npy(fields[f"{name}.npy"])
+        arrays = _arrays(decode_npy(fields[FIELD]))
+        frames, rows, columns, codes = arrays["grid"].tolist()
+        return TokenisedEpisode(
+            key=key,
+            frames=arrays["frames"].reshape(frames, rows, columns),
+            audio=arrays["audio"].reshape(frames, codes),
+            actions=arrays["actions"].astype(np.int64) + UNKNOWN_ACTION,
+            rewards=arrays["rewards"].view(np.float32),
+            done=arrays["done"],
+            mission=arrays["mission"],
+            captions=Captions(arrays["captions"], list(accumulate(arrays["caption_lengths"].tolist(), initial=0))),
+        )
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"sample {key}: field {name}.npy is missing or damaged ({error}): tokenise the data again"
+            f"sample {key}: field {FIELD} is missing or damaged ({error}): tokenise the data again"
         ) from None
+
+
+def _arrays(values: np.ndarray) -> dict[str, np.ndarray]:
+    bounds = list(accumulate(values[: len(ARRAYS)].tolist(), initial=len(ARRAYS)))
+    if bounds[-1] != len(values):
+        raise ValueError(f"{len(values)} values are there, {bounds[-1]} were promised")
+    return {name: values[start:stop] for name, start, stop in zip(ARRAYS, bounds, bounds[1:], strict=False)}

@@ -23,13 +23,15 @@ Alignment: action t led from frame t to frame t+1; reward t and done t arrived w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from data_pipelines.sources.sample import UNKNOWN_ACTION
-from unimodel.batch import Role, Span, TokenSequence
+from unimodel.batch import KNOWN_LAYOUTS, Layout, Role, Span, TokenSequence
 from unimodel.config import SequenceKind
 from unimodel.tokenizers.action import reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
@@ -45,13 +47,13 @@ class TokenisedEpisode:
     audio: np.ndarray
     """int [T + 1, codes] of the sound that came with every frame; no codes when there is nothing to hear."""
     actions: np.ndarray
-    """int [T]; UNKNOWN_ACTION where it is not known."""
+    """int [T]; all of them UNKNOWN_ACTION where nobody knows."""
     rewards: np.ndarray
-    """float [T]; nan where reward and done are not known."""
+    """float [T]; all of them nan where rewards and done flags are not known."""
     done: np.ndarray
     """bool [T]."""
     mission: np.ndarray
-    captions: tuple[np.ndarray, ...]
+    captions: Sequence[np.ndarray]
     """T + 1 id arrays, or one for all of them."""
 
     @property
@@ -88,10 +90,10 @@ def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: i
 
     Raises ValueError when a sample of this shape has no picture or no sound and `kind` needs one.
     """
-    caption = int(shape.caption_tokens[min(start, len(shape.caption_tokens) - 1)])
+    caption = shape.caption_tokens[min(start, len(shape.caption_tokens) - 1)]
     ruler, picture = max(shape.rows, shape.columns), shape.rows * shape.columns
     if kind == "text":
-        return 1 + min(int(shape.caption_tokens[0]) + 1, most)
+        return 1 + min(shape.caption_tokens[0] + 1, most)
     if kind in ("text_to_image", "image_to_text"):
         if not picture:
             raise ValueError(f"it has no picture, which {kind} needs")
@@ -112,7 +114,7 @@ def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: i
 def first_place(kind: SequenceKind, shape: EpisodeShape, most: int, choice: int) -> int:
     """Where a sequence begins: `choice` picks the frame, the first frame of a window, or the first token of a text."""
     if kind == "text":
-        return choice % max(1, int(shape.caption_tokens[0]) + 1 - most + 1)
+        return choice % max(1, shape.caption_tokens[0] + 1 - most + 1)
     is_window = kind in ("clip", "interaction")
     return choice % (max(1, shape.num_frames - most + 1) if is_window else shape.num_frames)
 
@@ -123,6 +125,9 @@ class SequenceBuilder:
     def __init__(self, vocabulary: Vocabulary, bos_id: int, eos_id: int) -> None:
         self.vocabulary = vocabulary
         self.bos_id, self.eos_id = bos_id, eos_id
+        self._bos, self._eos = np.array([bos_id]), np.array([eos_id])
+        self._image_start, self._audio_start = np.array([vocabulary.image_start]), np.array([vocabulary.audio_start])
+        self._no_action = np.array([vocabulary.no_action])
 
     def build(self, kind: SequenceKind, episode: TokenisedEpisode, start: int, most: int) -> TokenSequence:
         """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens)."""
@@ -144,25 +149,26 @@ class SequenceBuilder:
 
     def clip(self, episode: TokenisedEpisode, start: int, frames: int = 2) -> TokenSequence:
         """The caption of frame `start`, that frame, and up to `frames` - 1 steps (the last frame stands alone)."""
+        window = _Window(self.vocabulary, episode, start, frames)
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.caption(start), Role.TARGET)
-        self._moment(parts, episode, start, Role.TARGET)
-        for time, frame in enumerate(range(start + 1, min(start + frames, episode.num_frames)), start=1):
-            self._action(parts, int(episode.actions[frame - 1]), Role.TARGET, time)
-            self._moment(parts, episode, frame, Role.TARGET, time)
+        self._moment(parts, window, 0, Role.TARGET)
+        for time in range(1, window.num_frames):
+            self._action(parts, window, time)
+            self._moment(parts, window, time, Role.TARGET)
         return parts.sequence(f"{episode.key}/clip/{start}")
 
     def text_to_image(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
         """A caption as the prompt of an image [rows, columns]."""
         parts = self._ruler(codes)
         self._text(parts, caption, Role.CONDITION)
-        self._frame(parts, codes, Role.TARGET)
+        self._frame(parts, self.vocabulary.ids(Modality.IMAGE, codes), Role.TARGET)
         return parts.sequence(f"{key}/text_to_image")
 
     def image_to_text(self, codes: np.ndarray, caption: np.ndarray, key: str) -> TokenSequence:
         """An image [rows, columns] as the prompt of its caption."""
         parts = self._ruler(codes)
-        self._frame(parts, codes, Role.CONDITION)
+        self._frame(parts, self.vocabulary.ids(Modality.IMAGE, codes), Role.CONDITION)
         self._text(parts, caption, Role.TARGET)
         return parts.sequence(f"{key}/image_to_text")
 
@@ -170,87 +176,101 @@ class SequenceBuilder:
         """A caption as the prompt of a sound [codes]."""
         parts = _Parts()
         self._text(parts, caption, Role.CONDITION)
-        self._audio(parts, codes, Role.TARGET)
+        self._audio(parts, self.vocabulary.ids(Modality.AUDIO, codes), Role.TARGET)
         return parts.sequence(f"{key}/text_to_audio")
 
     def audio_to_text(self, codes: np.ndarray, caption: np.ndarray, key: str) -> TokenSequence:
         """A sound [codes] as the prompt of its caption."""
         parts = _Parts()
-        self._audio(parts, codes, Role.CONDITION)
+        self._audio(parts, self.vocabulary.ids(Modality.AUDIO, codes), Role.CONDITION)
         self._text(parts, caption, Role.TARGET)
         return parts.sequence(f"{key}/audio_to_text")
 
     def interaction(self, episode: TokenisedEpisode, start: int, frames: int) -> TokenSequence:
         """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes."""
+        window = _Window(self.vocabulary, episode, start, frames)
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.mission, Role.CONDITION)
-        self._action(parts, UNKNOWN_ACTION, Role.CONDITION)
-        self._moment(parts, episode, start, Role.CONDITION)
-        for time, frame in enumerate(range(start + 1, min(start + frames, episode.num_frames)), start=1):
-            self._action(parts, int(episode.actions[frame - 1]), Role.TARGET, time)
-            self._moment(parts, episode, frame, Role.TARGET, time)
-            self._outcome(parts, float(episode.rewards[frame - 1]), bool(episode.done[frame - 1]), time)
+        parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE)
+        self._moment(parts, window, 0, Role.CONDITION)
+        for time in range(1, window.num_frames):
+            self._action(parts, window, time)
+            self._moment(parts, window, time, Role.TARGET)
+            if window.has_outcomes:
+                step = slice(time - 1, time)
+                parts.add(window.rewards[step], Modality.REWARD, Role.TARGET, time)
+                parts.add(window.done[step], Modality.DONE, Role.TARGET, time)
         return parts.sequence(f"{episode.key}/interaction/{start}")
 
     def text(self, ids: np.ndarray, start: int, tokens: int, key: str) -> TokenSequence:
         """bos and up to `tokens` tokens of a text from its token `start` on; eos is its last."""
         parts = _Parts()
-        parts.add([self.bos_id], Modality.TEXT, Role.STRUCTURE)
-        parts.add([*ids.tolist(), self.eos_id][start : start + tokens], Modality.TEXT, Role.TARGET)
+        parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
+        parts.add(np.concatenate((ids, self._eos))[start : start + tokens], Modality.TEXT, Role.TARGET)
         return parts.sequence(f"{key}/text/{start}")
 
     def _ruler(self, codes: np.ndarray) -> _Parts:
         """Starts a sequence with the coordinates that pictures [rows, columns] need."""
         parts = _Parts()
         if codes.size:
-            ids = self.vocabulary.ruler(max(codes.shape)).tolist()
-            parts.add(ids, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
+            parts.add(self.vocabulary.ruler(max(codes.shape)), Modality.SPECIAL, Role.STRUCTURE, ruler=True)
         return parts
 
-    def _moment(self, parts: _Parts, episode: TokenisedEpisode, frame: int, role: Role, time: int = 0) -> None:
-        """What there is to see and to hear."""
-        if episode.frames.size:
-            self._frame(parts, episode.frames[frame], role, time)
-        if episode.audio.size:
-            self._audio(parts, episode.audio[frame], role, time)
-
     def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
-        parts.add([self.bos_id], Modality.TEXT, Role.STRUCTURE)
-        parts.add([*ids.tolist(), self.eos_id], Modality.TEXT, role)
+        parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
+        parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role)
 
-    def _frame(self, parts: _Parts, codes: np.ndarray, role: Role, time: int = 0) -> None:
-        parts.add([self.vocabulary.image_start], Modality.SPECIAL, Role.STRUCTURE, time)
-        grid = (int(codes.shape[0]), int(codes.shape[1]))
-        parts.add(self.vocabulary.ids(Modality.IMAGE, codes.ravel()).tolist(), Modality.IMAGE, role, time, grid)
+    def _moment(self, parts: _Parts, window: _Window, time: int, role: Role) -> None:
+        """What there is to see and to hear."""
+        if window.frames.size:
+            self._frame(parts, window.frames[time], role, time)
+        if window.audio.size:
+            self._audio(parts, window.audio[time], role, time)
 
-    def _audio(self, parts: _Parts, codes: np.ndarray, role: Role, time: int = 0) -> None:
-        parts.add([self.vocabulary.audio_start], Modality.SPECIAL, Role.STRUCTURE, time)
-        parts.add(self.vocabulary.ids(Modality.AUDIO, codes).tolist(), Modality.AUDIO, role, time)
+    def _frame(self, parts: _Parts, picture: np.ndarray, role: Role, time: int = 0) -> None:
+        """A picture [rows, columns] of ids."""
+        rows, columns = picture.shape
+        parts.add(self._image_start, Modality.SPECIAL, Role.STRUCTURE, time)
+        parts.add(picture.ravel(), Modality.IMAGE, role, time, (rows, columns))
 
-    def _action(self, parts: _Parts, action: int, role: Role, time: int = 0) -> None:
-        if action == UNKNOWN_ACTION:
-            parts.add([self.vocabulary.no_action], Modality.SPECIAL, Role.STRUCTURE, time)
+    def _audio(self, parts: _Parts, sound: np.ndarray, role: Role, time: int = 0) -> None:
+        """A sound [codes] of ids."""
+        parts.add(self._audio_start, Modality.SPECIAL, Role.STRUCTURE, time)
+        parts.add(sound, Modality.AUDIO, role, time)
+
+    def _action(self, parts: _Parts, window: _Window, time: int) -> None:
+        if window.has_actions:
+            parts.add(window.actions[time - 1 : time], Modality.ACTION, Role.TARGET, time)
         else:
-            parts.add(self.vocabulary.ids(Modality.ACTION, np.array([action])).tolist(), Modality.ACTION, role, time)
+            parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, time)
 
-    def _outcome(self, parts: _Parts, reward: float, done: bool, time: int) -> None:
-        if np.isnan(reward):
-            return
-        reward_ids = self.vocabulary.ids(Modality.REWARD, reward_codes(np.array([reward])))
-        parts.add(reward_ids.tolist(), Modality.REWARD, Role.TARGET, time)
-        parts.add(self.vocabulary.ids(Modality.DONE, np.array([int(done)])).tolist(), Modality.DONE, Role.TARGET, time)
+
+class _Window:
+    """Ids of up to `most` frames of an episode and of what lies between them, each modality looked up at once."""
+
+    def __init__(self, vocabulary: Vocabulary, episode: TokenisedEpisode, start: int, most: int) -> None:
+        self.num_frames = min(start + most, episode.num_frames) - start
+        moments, steps = slice(start, start + self.num_frames), slice(start, start + self.num_frames - 1)
+        rewards = episode.rewards[steps]
+        self.has_actions = self.num_frames > 1 and int(episode.actions[start]) != UNKNOWN_ACTION
+        self.has_outcomes = self.num_frames > 1 and not math.isnan(rewards[0])
+        self.frames = vocabulary.ids(Modality.IMAGE, episode.frames[moments])
+        self.audio = vocabulary.ids(Modality.AUDIO, episode.audio[moments])
+        self.actions = vocabulary.ids(Modality.ACTION, episode.actions[steps]) if self.has_actions else _NOTHING
+        self.rewards = vocabulary.ids(Modality.REWARD, reward_codes(rewards)) if self.has_outcomes else _NOTHING
+        self.done = vocabulary.ids(Modality.DONE, episode.done[steps]) if self.has_outcomes else _NOTHING
 
 
 class _Parts:
     """Grows the ids and spans of one sequence."""
 
     def __init__(self) -> None:
-        self._ids: list[int] = []
-        self._spans: list[Span] = []
+        self._ids: list[np.ndarray] = []
+        self._pieces: list[_Piece] = []
 
     def add(
         self,
-        ids: list[int],
+        ids: np.ndarray,
         modality: Modality,
         role: Role,
         time: int = 0,
@@ -258,8 +278,22 @@ class _Parts:
         *,
         ruler: bool = False,
     ) -> None:
-        self._spans.append(Span(len(self._ids), len(self._ids) + len(ids), modality, role, time, grid, ruler))
-        self._ids.extend(ids)
+        self._ids.append(ids)
+        self._pieces.append((len(ids), modality, role, time, grid, ruler))
 
     def sequence(self, key: str) -> TokenSequence:
-        return TokenSequence(key, np.asarray(self._ids, dtype=np.int64), tuple(self._spans))
+        return TokenSequence(key, np.concatenate(self._ids, dtype=np.int64), _layout(tuple(self._pieces)))
+
+
+_Piece = tuple[int, Modality, Role, int, tuple[int, int] | None, bool]
+"""A span by its length instead of its place."""
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _layout(pieces: tuple[_Piece, ...]) -> Layout:
+    spans, start = [], 0
+    for length, modality, role, time, grid, ruler in pieces:
+        spans.append(Span(start, start + length, modality, role, time, grid, ruler))
+        start += length
+    return Layout(spans)

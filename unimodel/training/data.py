@@ -10,7 +10,7 @@ from data_pipelines.stream.loader import BadSample, PackedStream, StreamSettings
 from data_pipelines.stream.mixture import Ingredient, Schedule
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Placed, Plan, StreamState
-from data_pipelines.stream.randomness import keyed_generator, keyed_number
+from data_pipelines.stream.randomness import RekeyedGenerator, keyed_number
 from unimodel.batch import CorruptedSequence
 from unimodel.config import MixtureEntry, StageConfig
 from unimodel.objectives.corruption import corrupt
@@ -31,6 +31,7 @@ class StageData:
         self._readers = [readers[entry.source] for entry in stage.mixture]
         self._builder, self._stage_name, self._stage, self._seed = builder, stage_name, stage, seed
         self._objectives = list(stage.objectives)
+        self._rng = RekeyedGenerator()
 
     def measure(self, draw: Draw) -> int:
         """Tokens of a draw, from the index alone. Raises ValueError for a sample that its entry cannot lay out."""
@@ -64,7 +65,7 @@ class StageData:
         sequence = self._builder.build(entry.sequence, episode, start, entry.most)
         if len(sequence) != planned:
             raise ValueError(f"sample {key} makes {len(sequence)} tokens where the index says {planned}")
-        rng = keyed_generator(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
+        rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
         index = self._objectives.index(entry.objective)
         return corrupt(sequence, self._builder.vocabulary, self._stage.objectives[entry.objective], index, rng)
 
