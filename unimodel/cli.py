@@ -59,6 +59,23 @@ def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
     say(f"{'recorded' if worked else 'already recorded:'} {run.data.folder}")
 
 
+@data_app.command("build")
+def data_build(
+    build: Annotated[Path, typer.Argument(help="A YAML build file: configs/data/ has examples.", show_default=False)],
+    overrides: Overrides = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
+) -> None:
+    """Turn pictures, texts, sounds or films into shards; the same command again continues an interrupted build."""
+    from data_pipelines.build.build import build_dataset
+    from data_pipelines.build.settings import BuildSettings
+    from unimodel.config_file import load_settings
+    from unimodel.observe.progress import ProgressBar, say
+
+    settings = load_settings(build, overrides, BuildSettings, "build file")
+    worked = build_dataset(settings, ProgressBar, processes)
+    say(f"{'built' if worked else 'already built:'} {settings.folder}")
+
+
 @data_app.command("verify")
 def data_verify(folder: ShardFolder) -> None:
     """Check every byte of a data set: checksums, decodability, counts. Damage is named by shard, sample and byte."""
