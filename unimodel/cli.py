@@ -76,6 +76,26 @@ def data_build(
     say(f"{'built' if worked else 'already built:'} {settings.folder}")
 
 
+@data_app.command("index")
+def data_index(
+    folder: Annotated[Path, typer.Argument(help="A folder of tars, or of splits.", show_default=False)],
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
+    max_member_megabytes: Annotated[int, typer.Option(min=1, help="Refuse tars with a larger file in them.")] = 1024,
+) -> None:
+    """Index WebDataset tars made elsewhere, in place: every other command reads them then."""
+    from data_pipelines.shards.foreign import foreign_folders, index_folder, is_indexed
+    from unimodel.observe.progress import ProgressBar, say
+
+    for place in foreign_folders(folder):
+        if is_indexed(place):
+            say(f"already indexed: {place}")
+            continue
+        with ProgressBar(f"indexing {place.name}", len(list(place.glob("*.tar")))) as bar:
+            cores = processes or len(os.sched_getaffinity(0))
+            index_folder(place, bar.advance, cores, max_member_megabytes << 20)
+        say(f"indexed {place}")
+
+
 @data_app.command("verify")
 def data_verify(folder: ShardFolder) -> None:
     """Check every byte of a data set: checksums, decodability, counts. Damage is named by shard, sample and byte."""

@@ -1,4 +1,5 @@
-"""YAML file -> `RunConfig` (or another settings model): `base:` files, `--set` overrides, and errors that name the key, the value and the rule."""
+"""YAML file -> `RunConfig`, or another settings model: `base:` files, `--set` overrides, and errors that name the key,
+the value and the rule."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _read_source(
     parts.mkdir(exist_ok=True)
     tasks = part_tasks(parts, settings, blocks)
     found = {task.path: read_record(task) for task in tasks}
-    limit = _UnreadableLimit(settings, sum(block.num_items for block in blocks))
+    limit = _UnreadableLimit(settings, [block.num_items for block in blocks])
     with progress("reading the source", len(tasks)) as bar:
         for record in found.values():
             if record is not None:
@@ -139,6 +139,7 @@ def _read_source(
             run_tasks(make_part, [task for task in tasks if found[task.path] is None], processes, report)
         finally:
             remove_partials(parts)
+    limit.check_end()
     records = [found[task.path] or _record(task) for task in tasks]
     write_parts_manifest(parts, records)
     return records
@@ -151,23 +152,36 @@ def _record(task: PartTask) -> PartRecord:
 
 
 class _UnreadableLimit:
-    """Stops a build as soon as it is certain that too much of its source cannot be read."""
+    """Stops a build as soon as it is certain that too much of its source cannot be read: early when the number of items
+    is known, else at the end. So the verdict does not depend on the order in which blocks are finished."""
 
-    def __init__(self, settings: BuildSettings, num_items: int) -> None:
-        self._fraction, self._num_items = settings.max_unreadable_fraction, num_items
+    def __init__(self, settings: BuildSettings, num_items: list[int | None]) -> None:
+        self._fraction = settings.max_unreadable_fraction
+        known = [number for number in num_items if number is not None]
+        self._num_items = sum(known) if len(known) == len(num_items) else None
         self._unreadable: list[str] = []
-        self._count = 0
+        self._count = self._seen = 0
 
     def count(self, record: PartRecord) -> None:
-        """Raises ValueError naming the first items."""
+        """Adds a part. Raises ValueError as `check_end` when more parts cannot change the verdict."""
         self._count += record.num_unreadable
+        self._seen += record.num_items
         bad = [f"{d.name}: {d.detail}" for d in record.dropped if d.reason == UNREADABLE]
         self._unreadable = [*self._unreadable, *bad][:NAMED_ITEMS]
-        if self._count > self._fraction * self._num_items:
+        if self._num_items is not None:
+            self._check(self._num_items)
+
+    def check_end(self) -> None:
+        """Raises ValueError naming the first unreadable items."""
+        self._check(self._seen)
+
+    def _check(self, num_items: int) -> None:
+        if self._count > self._fraction * num_items:
             named = "".join(f"\n  - {line}" for line in self._unreadable)
             raise ValueError(
-                f"{self._count} of {self._num_items} items cannot be read, more than max_unreadable_fraction "
-                f"({self._fraction:g}) allows; mend the source, or raise the limit and run the same command again:{named}"
+                f"{self._count} of {num_items} items cannot be read, more than max_unreadable_fraction "
+                f"({self._fraction:g}) allows; mend the source, or raise the limit and run the same command again:"
+                f"{named}"
             )
 
 

@@ -61,9 +61,7 @@ class PartSample:
 
 def part_tasks(folder: Path, settings: BuildSettings, blocks: Sequence[Block]) -> list[PartTask]:
     """One task per block, in the order of the source."""
-    return [
-        PartTask(folder / f"part-{number:06d}.tar", settings, block) for number, block in enumerate(blocks)
-    ]
+    return [PartTask(folder / f"part-{number:06d}.tar", settings, block) for number, block in enumerate(blocks)]
 
 
 def make_part(task: PartTask) -> PartRecord:
@@ -73,7 +71,9 @@ def make_part(task: PartTask) -> PartRecord:
     kept = _kept(task, samples, dropped)
     first = next(kept, None)
     shard = None if first is None else write_shard(task.path, chain([first], kept))
-    record = PartRecord(task.block.num_items, samples, dropped, shard)
+    num_items = task.block.num_items
+    num_items = len(samples) + len(dropped) if num_items is None else num_items
+    record = PartRecord(num_items, samples, dropped, shard)
     publish(_record_path(task.path), json.dumps(asdict(record), separators=(",", ":")).encode())
     return PartRecord(record.num_items, [], dropped, shard)
 

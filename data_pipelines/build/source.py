@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipelines.sources.audio_files import list_audio, read_audio
+from data_pipelines.sources.foreign_tars import list_tars, read_tar
+from data_pipelines.sources.hugging_face import list_dataset, read_dataset
 from data_pipelines.sources.image_folder import list_images, read_images
 from data_pipelines.sources.item import Block, Dropped, Sample
 from data_pipelines.sources.settings import (
@@ -35,6 +37,10 @@ def list_blocks(source: Source) -> list[Block]:
             return list_audio(source)
         case VideoSource():
             return list_video(source)
+        case WebDatasetSource():
+            return list_tars(source)
+        case HuggingFaceSource():
+            return list_dataset(source)
 
 
 def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
@@ -48,3 +54,7 @@ def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iter
             return read_audio(source, provenance, block)
         case VideoSource():
             return read_video(source, provenance, block)
+        case WebDatasetSource():
+            return read_tar(source, provenance, block)
+        case HuggingFaceSource():
+            return read_dataset(source, provenance, block)

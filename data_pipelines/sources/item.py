@@ -23,11 +23,12 @@ class Block:
 
     name   unique, for people and for the fingerprint of the listing
     place  JSON-able, understood by the source that listed it: file names, row ranges
+    num_items  files or rows; None when only reading tells
     """
 
     name: str
     place: dict[str, Any]
-    num_items: int = 1
+    num_items: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -10,6 +11,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg")
 DEMUXERS = "wav,w64,flac,mp3,ogg,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 """Playlists and scripts (hls, concat, dash) are not among them: they would open other files."""
+UNKNOWN_RIFF_BYTES = 1 << 31
 MISSING_SECONDS = 1.0
 MISSING_FRACTION = 0.05
 
@@ -25,8 +27,20 @@ def open_media(file: BinaryIO) -> Iterator[Any]:
             for stream in (*container.streams.audio, *container.streams.video):
                 stream.codec_context.thread_count = 1
             yield container
+        _check_riff(file)
     except av.FFmpegError as error:
         raise ValueError(f"not readable ({type(error).__name__}: {error.strerror})") from None
+
+
+def _check_riff(file: BinaryIO) -> None:
+    """A wav file says how long it is; FFmpeg takes what is there. Raises ValueError when it is cut off."""
+    file.seek(0)
+    header = file.read(8)
+    promised = int.from_bytes(header[4:], "little") + len(header)
+    size = file.seek(0, io.SEEK_END)
+    # Writers of streams leave the size at its largest value.
+    if header[:4] == b"RIFF" and size < promised < UNKNOWN_RIFF_BYTES:
+        raise ValueError(f"cut off: {size} of {promised} bytes are there")
 
 
 def check_whole(stream: Any, container: Any, seconds: float) -> None:

@@ -145,6 +145,8 @@ class WebDatasetSource(Settings):
     path: Path
     max_member_megabytes: PositiveInt = 1024
     """A larger member is dropped."""
+    prefix_keys: bool = False
+    """Put the tar's name before every key, for tars that each count from 0: otherwise the second of a key is dropped."""
     picture_format: PictureFormat = "keep"
     sound: SoundSettings = SoundSettings()
 

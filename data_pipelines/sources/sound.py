@@ -24,7 +24,9 @@ def encode_flac(sound: np.ndarray, rate: int) -> bytes:
     frame.sample_rate, frame.pts = rate, 0
     output = io.BytesIO()
     with av.open(output, "w", format="flac", options={"fflags": "+bitexact"}) as container:
-        stream: Any = container.add_stream("flac", rate=rate, layout=layout, format="s16", options={"flags": "+bitexact"})
+        stream: Any = container.add_stream(
+            "flac", rate=rate, layout=layout, format="s16", options={"flags": "+bitexact"}
+        )
         stream.codec_context.thread_count = 1
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
