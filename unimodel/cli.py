@@ -14,7 +14,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Record, check and describe shards.")
+data_app = typer.Typer(no_args_is_help=True, help="Record, build, index, check and describe shards.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train the tokenizers of a run.")
 config_app = typer.Typer(no_args_is_help=True, help="Look at run configs.")
 app.add_typer(data_app, name="data")

@@ -121,6 +121,7 @@ def _read_source(
     """The records of all parts; those that are missing are made."""
     parts = work / "parts"
     parts.mkdir(exist_ok=True)
+    remove_partials(parts)
     tasks = part_tasks(parts, settings, blocks)
     found = {task.path: read_record(task) for task in tasks}
     limit = _UnreadableLimit(settings, [block.num_items for block in blocks])

@@ -38,11 +38,10 @@ def dataset_card(settings: BuildSettings, selection: Selection) -> bytes:
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
         "---",
         "",
-        f"# {settings.folder.name}",
+        f"# Shards from {settings.origin}",
         "",
-        f"Made by `unimodel data build` from: {settings.origin} (source `{settings.source.kind}`), licence "
-        f"`{settings.license}`. WebDataset tars with an index beside each; read them with `unimodel`, `webdataset` or "
-        "`datasets`.",
+        f"Made by `unimodel data build` (source `{settings.source.kind}`), licence `{settings.license}`. WebDataset "
+        "tars with an index beside each; read them with `unimodel`, `webdataset` or `datasets`.",
         "",
         "| split | samples | shards |",
         "|---|---|---|",
