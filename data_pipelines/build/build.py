@@ -21,7 +21,15 @@ from typing import Any, Protocol
 from data_pipelines.build.card import DROPPED_FILE, dataset_card, dropped_lines
 from data_pipelines.build.duplicates import check_duplicates
 from data_pipelines.build.filters import check_filters
-from data_pipelines.build.parts import PartRecord, PartTask, make_part, part_tasks, read_record, write_parts_manifest
+from data_pipelines.build.parts import (
+    PartRecord,
+    PartTask,
+    finished_record,
+    make_part,
+    part_tasks,
+    read_record,
+    write_parts_manifest,
+)
 from data_pipelines.build.selection import SPLITS, Selection, select
 from data_pipelines.build.settings import BuildSettings
 from data_pipelines.build.source import list_blocks
@@ -80,8 +88,8 @@ def build_dataset(settings: BuildSettings, progress: Progress | None = None, pro
     with _locked(work):
         publish(work / "plan.json", json.dumps({"build": settings.in_the_bytes(), "listing": listing}).encode())
         count, progress = processes or len(os.sched_getaffinity(0)), progress or _silent
-        records = _read_source(settings, work, blocks, progress, count)
-        selection = select(settings, records)
+        tasks = _read_source(settings, work, blocks, progress, count)
+        selection = select(settings, map(finished_record, tasks))
         if not selection.shards:
             raise ValueError(f"{folder}: nothing is left of {selection.num_items} items: {_reasons(selection)}")
         _write_shards(folder, work, selection, progress, count)
@@ -117,39 +125,33 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]
 
 def _read_source(
     settings: BuildSettings, work: Path, blocks: list[Block], progress: Progress, processes: int
-) -> list[PartRecord]:
-    """The records of all parts; those that are missing are made."""
+) -> list[PartTask]:
+    """Makes the parts that are missing and the manifest of all; the tasks of all."""
     parts = work / "parts"
     parts.mkdir(exist_ok=True)
     remove_partials(parts)
     tasks = part_tasks(parts, settings, blocks)
-    found = {task.path: read_record(task) for task in tasks}
+    missing: list[PartTask] = []
     limit = _UnreadableLimit(settings, [block.num_items for block in blocks])
     with progress("reading the source", len(tasks)) as bar:
-        for record in found.values():
-            if record is not None:
-                limit.count(record)
-        if kept := sum(record is not None for record in found.values()):
-            bar.advance(kept)
 
         def report(record: PartRecord) -> None:
             limit.count(record)
             bar.advance(1)
 
+        for task in tasks:
+            record = read_record(task)
+            if record is None:
+                missing.append(task)
+            else:
+                report(record)
         try:
-            run_tasks(make_part, [task for task in tasks if found[task.path] is None], processes, report)
+            run_tasks(make_part, missing, processes, report)
         finally:
             remove_partials(parts)
     limit.check_end()
-    records = [found[task.path] or _record(task) for task in tasks]
-    write_parts_manifest(parts, records)
-    return records
-
-
-def _record(task: PartTask) -> PartRecord:
-    record = read_record(task)
-    assert record is not None, f"{task.path} was made a moment ago"
-    return record
+    write_parts_manifest(parts, map(finished_record, tasks))
+    return tasks
 
 
 class _UnreadableLimit:
@@ -224,8 +226,11 @@ def _plan(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_folder(settings: BuildSettings) -> None:
-    """Raises ValueError when the folder holds other files or a build of other settings."""
+    """Raises ValueError when the folder lies in the source, holds other files or a build of other settings."""
     folder = settings.folder
+    source = getattr(settings.source, "path", None)
+    if source is not None and folder.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"folder {folder} lies in the source {source}, which it would change: choose one outside")
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -7,7 +7,7 @@ all, so a build that was killed continues with the parts that are missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -91,7 +91,14 @@ def read_record(task: PartTask) -> PartRecord | None:
     return PartRecord(values["num_items"], samples, [Dropped(**dropped) for dropped in values["dropped"]], shard)
 
 
-def write_parts_manifest(folder: Path, records: Sequence[PartRecord]) -> None:
+def finished_record(task: PartTask) -> PartRecord:
+    """The record of a part that is there."""
+    record = read_record(task)
+    assert record is not None, f"{task.path} was made before"
+    return record
+
+
+def write_parts_manifest(folder: Path, records: Iterable[PartRecord]) -> None:
     """Makes the parts one folder of shards, whose sample n is the n-th of all records."""
     write_manifest(folder, Manifest(tuple(record.shard for record in records if record.shard is not None)))
 

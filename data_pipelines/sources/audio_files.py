@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.sources.files import caption_beside, file_blocks, find_inside, list_files
+from data_pipelines.sources.files import caption_beside, file_blocks, list_files, open_inside
 from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample, encode_about, safe_key
 from data_pipelines.sources.media import AUDIO_SUFFIXES, pyav
 from data_pipelines.sources.settings import AudioSource
@@ -33,7 +33,7 @@ def _file_pieces(source: AudioSource, provenance: dict[str, Any], name: str) -> 
     where = name
     try:
         caption = caption_beside(source.path, name)
-        with find_inside(source.path, name).open("rb") as file:
+        with open_inside(source.path, name) as file:
             for number, (start, sound) in enumerate(sound_pieces(file, source.sound, source.piece_seconds)):
                 about = {"file": name, "start_second": start / rate, "sound_rate": rate, "seconds": len(sound) / rate}
                 fields = {"flac": encode_flac(sound, rate)}

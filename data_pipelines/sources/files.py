@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from data_pipelines.sources.item import Block, checked_text
 
@@ -48,7 +49,7 @@ def file_blocks(root: Path, files: Iterable[Path], *, max_files: int, max_bytes:
             sizes.clear()
 
     for file in files:
-        size = file.stat().st_size
+        size = file.stat().st_size if file.is_file() else 0  # a broken link is named when it is read
         if names and (len(names) >= max_files or sum(sizes) + size > max_bytes):
             close()
         names.append(relative_name(root, file))
@@ -71,12 +72,19 @@ def find_inside(root: Path, name: str) -> Path:
     return path
 
 
-def read_inside(root: Path, name: str) -> bytes:
-    """The content of the file `name` under `root`. Raises ValueError as `find_inside`, when it is missing or too
-    large."""
+def open_inside(root: Path, name: str) -> BinaryIO:
+    """The plain file `name` under `root`, to read. Raises ValueError as `find_inside` and when there is none."""
     path = find_inside(root, name)
     if not path.is_file():
-        raise ValueError(f"the file {name!r} is missing")
+        raise ValueError(f"there is no plain file {name!r}")
+    return path.open("rb")
+
+
+def read_inside(root: Path, name: str) -> bytes:
+    """The content of the file `name` under `root`. Raises ValueError as `open_inside` and when it is too large."""
+    path = find_inside(root, name)
+    if not path.is_file():
+        raise ValueError(f"there is no plain file {name!r}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"the file is larger than {MAX_FILE_BYTES} bytes")
     return path.read_bytes()

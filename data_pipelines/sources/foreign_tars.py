@@ -71,9 +71,9 @@ def _film_piece(key: str, label: str, fields: dict[str, bytes], about: dict[str,
         for name in STRIP_FIELDS:
             if name in kept:
                 encode_picture(kept[name])
+        kept["json"] = encode_about(about)
     except ValueError as error:
         return Dropped(label, UNREADABLE, str(error))
-    kept["json"] = encode_about(about)
     # Pieces of one film stay in one split, the one they had.
     group = key.rpartition("-")[0] if "start_second" in about else key
     return Sample(key, label, kept, measure(kept), group or key)

@@ -74,7 +74,10 @@ def read_captions(source: ImagesSource) -> dict[str, str]:
 
 def _rows(text: str, name: str) -> Iterator[tuple[int, Any]]:
     if name.endswith(".csv"):
-        yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1)
+        try:
+            yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1)
+        except csv.Error as error:
+            raise ValueError(f"{name} is not valid CSV ({error})") from None
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

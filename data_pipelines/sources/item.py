@@ -64,13 +64,14 @@ def safe_key(name: str) -> str:
     key = _UNSAFE.sub("_", name)[:MAX_KEY_CHARACTERS].strip("_") or "sample"
     if key == name:
         return key
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     return f"{key[: MAX_KEY_CHARACTERS - 11]}-{digest}"
 
 
 def encode_about(about: dict[str, Any]) -> bytes:
-    """The `json` field; equal values give equal bytes."""
-    return json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """The `json` field; equal values give equal bytes. Raises ValueError for what JSON cannot hold (NaN)."""
+    text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair, from odd file names, as JSON escapes it
 
 
 def checked_text(text: bytes | str) -> bytes:

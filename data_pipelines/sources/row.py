@@ -39,9 +39,10 @@ def row_sample(row: Row, picture_format: PictureFormat, sound: SoundSettings) ->
             about |= {"sound_rate": sound.rate, "seconds": samples / sound.rate}
         if row.text is not None and (text := checked_text(row.text)):
             fields["txt"], lengths["text"] = text, len(text)
+        json_field = encode_about(about)
     except ValueError as error:
         return Dropped(row.name, UNREADABLE, str(error))
     if not fields:
         return Dropped(row.name, "empty", "neither picture, sound nor text")
-    fields["json"] = encode_about(about)
+    fields["json"] = json_field
     return Sample(row.key, row.name, fields, lengths, group=row.key)

@@ -146,7 +146,7 @@ class WebDatasetSource(Settings):
     max_member_megabytes: PositiveInt = 1024
     """A larger member is dropped."""
     prefix_keys: bool = False
-    """Put the tar's name before every key, for tars that each count from 0: otherwise the second of a key is dropped."""
+    """Put the tar's name before every key, for tars that each count from 0; the second of a key is dropped else."""
     picture_format: PictureFormat = "keep"
     sound: SoundSettings = SoundSettings()
 

@@ -12,6 +12,7 @@ from data_pipelines.sources.media import check_whole, open_media, pyav
 from data_pipelines.sources.settings import SoundSettings
 
 LAYOUTS = {1: "mono", 2: "stereo"}
+MIN_RATE = 1000
 MAX_SOUND_SAMPLES = 1 << 28
 """Longest sound that becomes one sample, samples of all channels (512 MiB)."""
 
@@ -80,6 +81,8 @@ def sound_parts(container: Any, settings: SoundSettings, limit: int | None = Non
     total = 0
     for frame in _with_end(container.decode(stream)):
         if frame is not None:
+            if frame.sample_rate < MIN_RATE:  # resampled, a small file would become an endless one
+                raise ValueError(f"{frame.sample_rate} samples per second are fewer than {MIN_RATE}")
             frame.pts = None  # gaps and jumps in time would upset the resampler: the samples follow each other
         for made in resampler.resample(frame):
             part = made.to_ndarray().reshape(-1, settings.channels)

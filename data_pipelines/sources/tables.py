@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.sources.files import list_files, read_inside, relative_name
@@ -110,16 +111,24 @@ def _row_groups(path: Path, name: str, columns: Columns) -> list[Block]:
 
 def _parquet_rows(path: Path, block: Block, columns: Columns) -> Iterator[tuple[int, dict[str, Any] | str]]:
     number = block.place["first"]
+    try:
+        for row in _parquet_values(path, block, columns):
+            yield number, row
+            number += 1
+    except (pa.ArrowException, OSError) as error:  # a page is damaged: the group cannot be read further
+        yield number, f"the rest of row group {block.place['group']} cannot be read ({error})"
+
+
+def _parquet_values(path: Path, block: Block, columns: Columns) -> Iterator[dict[str, Any] | str]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[block.place["group"]], columns=columns.names):
             for row in range(batch.num_rows):
                 try:
                     values = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
                 except UnicodeDecodeError as error:
-                    yield number, f"the text is not UTF-8 (byte {error.start})"
+                    yield f"the text is not UTF-8 (byte {error.start})"
                 else:
-                    yield number, values
-                number += 1
+                    yield values
 
 
 def _line_ranges(path: Path, name: str, rows_per_block: int) -> list[Block]:

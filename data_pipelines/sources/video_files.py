@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_pipelines.sources.files import caption_beside, file_blocks, find_inside, list_files
+from data_pipelines.sources.files import caption_beside, file_blocks, list_files, open_inside
 from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample, encode_about, safe_key
 from data_pipelines.sources.media import VIDEO_SUFFIXES, check_whole, open_media, pyav
 from data_pipelines.sources.picture import MAX_PICTURE_PIXELS
@@ -47,11 +47,10 @@ def _file_pieces(source: VideoSource, provenance: dict[str, Any], name: str) -> 
     group, where = safe_key(name.rpartition(".")[0]), name
     try:
         caption = caption_beside(source.path, name)
-        path = find_inside(source.path, name)
         with ExitStack() as stack:
             # Pictures and sound are read side by side, each through a container of its own.
-            frames = _Frames(source, stack.enter_context(path.open("rb")))
-            sound = _sound_track(source, stack, stack.enter_context(path.open("rb")), frames.origin)
+            frames = _Frames(source, stack.enter_context(open_inside(source.path, name)))
+            sound = _sound_track(source, stack, stack.enter_context(open_inside(source.path, name)), frames.origin)
             for number, (start, piece) in enumerate(_pieces(source, iter(frames))):
                 sample = _sample(source, piece, start, sound)
                 about = {"file": name, "start_second": start / source.frames_per_second, **sample.about}
@@ -137,6 +136,7 @@ class _Frames:
             if not container.streams.video:
                 raise ValueError("it has no picture")
             stream = container.streams.video[0]
+            _check_size(stream.codec_context)
             for decoded in container.decode(stream):
                 time = _time(decoded)
                 if shown is None:
@@ -171,11 +171,15 @@ def _time(decoded: Any) -> Fraction:
     """Seconds. Raises ValueError for a frame that is damaged, too large or without a time."""
     if decoded.is_corrupt:
         raise ValueError("a frame is damaged")
-    if decoded.width * decoded.height > MAX_PICTURE_PIXELS:
-        raise ValueError(f"frames of {decoded.width}x{decoded.height} pixels are more than {MAX_PICTURE_PIXELS}")
+    _check_size(decoded)
     if decoded.pts is None:
         raise ValueError("a frame has no time stamp")
     return decoded.pts * decoded.time_base
+
+
+def _check_size(frame: Any) -> None:
+    if frame.width * frame.height > MAX_PICTURE_PIXELS:
+        raise ValueError(f"frames of {frame.width}x{frame.height} pixels are more than {MAX_PICTURE_PIXELS}")
 
 
 def _sound_track(source: VideoSource, stack: ExitStack, file: BinaryIO, origin: float) -> SoundTrack | None:

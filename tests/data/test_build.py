@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from build_sources import (
+    ROOT,
     build,
     build_killed_at,
     dropped,
@@ -26,9 +27,10 @@ from recorded_data import contents
 
 from data_pipelines.build.build import build_dataset
 from data_pipelines.build.selection import split_of
-from data_pipelines.build.settings import SplitSettings
+from data_pipelines.build.settings import BuildSettings, SplitSettings
 from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.verify import verify_dataset
+from unimodel.config_file import load_settings
 
 SMALL = {"splits": {"validation": 0.2, "test": 0.2}, "shards": {"max_samples": 9}}
 
@@ -59,12 +61,6 @@ def test_the_folder_is_whole_verified_and_holds_nothing_else(built: tuple[Path, 
         "validation",
     ]
     assert all(max(s.num_samples for s in read_manifest(folder / split).shards) <= 9 for split in report.splits)
-
-
-def test_two_processes_give_the_same_bytes_as_one(built: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    folder, source = built
-    assert build_dataset(settings(tmp_path / "data", source, **SMALL), processes=2)
-    assert contents(tmp_path / "data") == contents(folder)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +142,19 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds other files"):
         build_dataset(settings(tmp_path / "data", source))
     assert contents(tmp_path / "data") == {"thesis.txt": b"mine"}
+
+
+def test_a_folder_inside_its_source_is_refused(tmp_path: Path) -> None:
+    stories(tmp_path / "stories.jsonl", 5)
+    source = {"kind": "tables", "path": str(tmp_path), "columns": {"text": "text"}}
+    with pytest.raises(ValueError, match="lies in the source"):
+        build_dataset(settings(tmp_path / "data", source))
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/data").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_are_valid(file: Path) -> None:
+    assert load_settings(file, None, BuildSettings, "build file").source.kind == file.stem
 
 
 def test_a_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:

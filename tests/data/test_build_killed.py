@@ -92,7 +92,7 @@ def test_killed_once_anywhere(tmp_path: Path) -> None:
     while build_killed_at(number, wanted := settings(tmp_path / str(number), source, **SMALL)):
         build_dataset(wanted, processes=1)
         assert contents(wanted.folder) == whole, f"killed at write {number}"
-        number += 5  # of a file and of its folder in turn
+        number += 9  # of a file and of its folder in turn
     assert contents(wanted.folder) == whole and number > 40
 
 

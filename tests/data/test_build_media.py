@@ -176,7 +176,8 @@ def test_a_strip_taller_than_a_jpeg_is_refused_in_the_build_file(tmp_path: Path)
 
 def test_without_pyav_the_package_to_install_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    (tmp_path / "a.wav").write_bytes(b"")
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds/a.wav").write_bytes(b"")
     with pytest.raises(ValueError, match=r"pip install 'unimodel\[media\]'"):
-        build(tmp_path / "data", {"kind": "audio", "path": str(tmp_path)})
+        build(tmp_path / "data", {"kind": "audio", "path": str(tmp_path / "sounds")})
     assert not (tmp_path / "data").exists()

@@ -73,6 +73,7 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (folder / "a.jpg").write_bytes(encoded(picture(21), "JPEG"))
     (tmp_path / "secret.png").write_bytes(encoded(picture(22)))
     (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
     found = build(tmp_path / "data", source, max_unreadable_fraction=0.9)
     lost = dropped(tmp_path / "data")
     assert {name: reason for name, (reason, _) in lost.items()} == {
@@ -81,6 +82,7 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         "bomb.png": "unreadable",
         "latin.png": "unreadable",
         "out.png": "unreadable",
+        "gone.png": "unreadable",
         "a.png": "same key",
     }
     assert "DecompressionBomb" in lost["bomb.png"][1]

@@ -139,14 +139,16 @@ BAD_MEMBERS: dict[str, tuple[Callable[[tarfile.TarFile], None], str]] = {
 @pytest.mark.parametrize("what", BAD_MEMBERS)
 def test_members_that_must_not_be_read_are_refused_by_name(tmp_path: Path, what: str) -> None:
     add, message = BAD_MEMBERS[what]
-    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    with tarfile.open(tars / "bad.tar", "w") as tar:
         _add(tar, "a.txt", b"good text")
         add(tar)
     with pytest.raises(ValueError, match=f"bad.tar, member '.*b.txt': .*{message}"):
-        index(tmp_path, 4096)
-    assert sorted(contents(tmp_path)) == ["bad.tar"]
-    source = {"kind": "webdataset", "path": str(tmp_path)}
+        index(tars, 4096)
+    assert sorted(contents(tars)) == ["bad.tar"]
     if what != "a large member":
+        source = {"kind": "webdataset", "path": str(tars)}
         assert list(build(tmp_path / "data", source, max_unreadable_fraction=0.6)) == ["a"]
         ((name, (reason, _)),) = dropped(tmp_path / "data").items()
         assert name.startswith("bad.tar, member ") and reason == "unreadable"
