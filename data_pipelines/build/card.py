@@ -47,6 +47,7 @@ def dataset_card(settings: BuildSettings, selection: Selection) -> bytes:
         "|---|---|---|",
         *(f"| {split} | {count} | {len(selection.shards[split])} |" for split, count in counts.items()),
         "",
+        *_fields(selection),
         *_drops(selection),
         "## Settings",
         "",
@@ -64,6 +65,16 @@ def dropped_lines(selection: Selection) -> bytes:
         for d in selection.dropped
     )
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+
+
+def _fields(selection: Selection) -> list[str]:
+    if len(selection.field_sets) == 1:
+        return [f"Fields of every sample: {selection.field_sets[0]}.", ""]
+    return [
+        "Samples differ in their fields, which `datasets` refuses (`unimodel` and `webdataset` do not): "
+        f"{'; '.join(selection.field_sets)}. `picture_format: png` and `min_characters: 1` make them equal.",
+        "",
+    ]
 
 
 def _drops(selection: Selection) -> list[str]:

@@ -56,6 +56,7 @@ class PartSample:
     name: str
     group: str
     size_bytes: int
+    fields: str
     prints: dict[str, str] = field(default_factory=dict)
 
 
@@ -130,7 +131,8 @@ def same_key(name: str, key: str, first: str) -> Dropped:
 
 def _describe(sample: Sample, settings: BuildSettings) -> PartSample:
     size = sum(len(payload) for payload in sample.fields.values())
-    return PartSample(sample.key, sample.name, sample.group, size, fingerprint(sample, settings.duplicates))
+    fields, prints = ", ".join(sorted(sample.fields)), fingerprint(sample, settings.duplicates)
+    return PartSample(sample.key, sample.name, sample.group, size, fields, prints)
 
 
 def _record_path(part: Path) -> Path:

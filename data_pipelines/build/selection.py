@@ -20,10 +20,12 @@ HASH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Shards of every split, each a list of sample numbers over all parts, and all that was dropped."""
+    """Shards of every split, each a list of sample numbers over all parts, the sets of fields that samples have, and
+    all that was dropped."""
 
     num_items: int
     shards: dict[str, list[list[int]]]
+    field_sets: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
     def num_samples(self, split: str) -> int:
@@ -35,6 +37,7 @@ def select(settings: BuildSettings, records: Iterable[PartRecord]) -> Selection:
     duplicates = Duplicates(settings.duplicates)
     names: dict[str, str] = {}
     dropped: list[Dropped] = []
+    field_sets: set[str] = set()
     kept: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
     number = num_items = 0
     for record in records:
@@ -44,12 +47,13 @@ def select(settings: BuildSettings, records: Iterable[PartRecord]) -> Selection:
             reason = _reason_to_drop(sample, names, duplicates)
             if reason is None:
                 names[sample.key] = sample.name
+                field_sets.add(sample.fields)
                 kept[split_of(sample.group or sample.key, settings.splits)].append((number, sample.size_bytes))
             else:
                 dropped.append(reason)
             number += 1
     shards = {split: list(_shards(samples, settings.shards)) for split, samples in kept.items() if samples}
-    return Selection(num_items, shards, dropped)
+    return Selection(num_items, shards, sorted(field_sets), dropped)
 
 
 def split_of(group: str, splits: SplitSettings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,9 +68,14 @@ def find_inside(root: Path, name: str) -> Path:
     """The file `name` under `root`. Raises ValueError when it would lead out of it, also through links."""
     base = root.parent if root.is_file() else root
     path = base / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(base.resolve()):
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(_resolved(base)):
         raise ValueError(f"{name!r} leads out of the source folder: refused")
     return path
+
+
+@lru_cache(maxsize=16)
+def _resolved(base: Path) -> Path:
+    return base.resolve()
 
 
 def open_inside(root: Path, name: str) -> BinaryIO:

@@ -225,6 +225,7 @@ def test_the_card_counts_and_names_what_datasets_needs(built: tuple[Path, dict[s
     folder, _ = built
     card = (folder / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
+    assert "Fields of every sample: json, txt." in card
     assert front["license"] == "cc0-1.0" and front["size_categories"] == ["n<1K"]
     counts = {split: read_manifest(folder / split).num_samples for split in ("train", "validation", "test")}
     assert all(f"| {split} | {count} |" in card for split, count in counts.items())

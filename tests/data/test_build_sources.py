@@ -47,6 +47,7 @@ def test_pictures_keep_their_bytes_or_their_pixels(tmp_path: Path) -> None:
     source = photos(tmp_path / "photos")
     found = build(tmp_path / "data", source)
     assert found.keys() == {"a", "b", "c", safe_key("sub/a"), "grey", "clear", "turned"}
+    assert "Samples differ in their fields" in (tmp_path / "data/README.md").read_text()
     for key, field, name in (("a", "png", "a.png"), ("b", "jpg", "b.jpg"), ("c", "webp", "c.webp")):
         fields, lengths = found[key]
         assert fields[field] == (tmp_path / "photos" / name).read_bytes(), "original bytes"
