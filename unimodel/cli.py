@@ -14,7 +14,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Record, check and describe shards.")
+data_app = typer.Typer(no_args_is_help=True, help="Record, build, index, check and describe shards.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train the tokenizers of a run.")
 config_app = typer.Typer(no_args_is_help=True, help="Look at run configs.")
 app.add_typer(data_app, name="data")
@@ -59,6 +59,43 @@ def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
         with ProgressBar(f"recording {settings.environment}", sum(recording.splits.values())) as bar:
             worked = record_dataset(folder, recording, bar.advance)
         say(f"{'recorded' if worked else 'already recorded:'} {folder}")
+
+
+@data_app.command("build")
+def data_build(
+    build: Annotated[Path, typer.Argument(help="A YAML build file: configs/data/ has examples.", show_default=False)],
+    overrides: Overrides = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
+) -> None:
+    """Turn pictures, texts, sounds or films into shards; the same command again continues an interrupted build."""
+    from data_pipelines.build.build import build_dataset
+    from data_pipelines.build.settings import BuildSettings
+    from unimodel.config_file import load_settings
+    from unimodel.observe.progress import ProgressBar, say
+
+    settings = load_settings(build, overrides, BuildSettings, "build file")
+    worked = build_dataset(settings, ProgressBar, processes)
+    say(f"{'built' if worked else 'already built:'} {settings.folder}")
+
+
+@data_app.command("index")
+def data_index(
+    folder: Annotated[Path, typer.Argument(help="A folder of tars, or of splits.", show_default=False)],
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
+    max_member_megabytes: Annotated[int, typer.Option(min=1, help="Refuse tars with a larger file in them.")] = 1024,
+) -> None:
+    """Index WebDataset tars made elsewhere, in place: every other command reads them then."""
+    from data_pipelines.shards.foreign import foreign_folders, index_folder, is_indexed
+    from unimodel.observe.progress import ProgressBar, say
+
+    for place in foreign_folders(folder):
+        if is_indexed(place):
+            say(f"already indexed: {place}")
+            continue
+        with ProgressBar(f"indexing {place.name}", len(list(place.glob("*.tar")))) as bar:
+            cores = processes or len(os.sched_getaffinity(0))
+            index_folder(place, bar.advance, cores, max_member_megabytes << 20)
+        say(f"indexed {place}")
 
 
 @data_app.command("verify")

@@ -1,4 +1,5 @@
-"""YAML file -> `RunConfig`: `base:` files, `--set` overrides, and errors that name the key, the value and the rule."""
+"""YAML file -> `RunConfig`, or another settings model: `base:` files, `--set` overrides, and errors that name the key,
+the value and the rule."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from unimodel.config import RunConfig
 
+Model = TypeVar("Model", bound=BaseModel)
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
@@ -45,23 +47,30 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
 
     Raises ValueError (one line per mistake) for anything wrong in the file and FileNotFoundError for a missing one.
     """
-    values = _read_with_bases(Path(path), ())
+    return load_settings(Path(path), overrides, RunConfig, "run config")
+
+
+def load_settings(path: Path, overrides: list[str] | None, model: type[Model], what: str) -> Model:
+    """`load_config` for any settings model; `what` is its name in errors."""
+    values = _read_with_bases(path, ())
     for override in overrides or []:
         _apply_override(values, override)
-    return validate(values, str(path))
+    return _validate(values, str(path), model, what)
 
 
 def validate(values: dict[str, Any], source: str) -> RunConfig:
     """Validates a plain dict as read from YAML or JSON; `source` names it in errors."""
+    return _validate(values, source, RunConfig, "run config")
+
+
+def _validate(values: dict[str, Any], source: str, model: type[Model], what: str) -> Model:
     try:
-        return RunConfig.model_validate_json(json.dumps(values, default=_refuse))
+        return model.model_validate_json(json.dumps(values, default=_refuse))
     except ValidationError as error:
         details = error.errors()
         inner = [d for d in details if not any(d is not o and o["loc"][: len(d["loc"])] == d["loc"] for o in details)]
-        lines = [_describe(detail, values) for detail in inner]
-        raise ValueError(
-            f"{source} is not a valid run config:\n" + "\n".join(f"  - {line}" for line in lines)
-        ) from None
+        lines = [_describe(detail, values, model) for detail in inner]
+        raise ValueError(f"{source} is not a valid {what}:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -129,12 +138,12 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     here[last] = value
 
 
-def _describe(detail: Any, values: dict[str, Any]) -> str:
+def _describe(detail: Any, values: dict[str, Any], model: type[BaseModel]) -> str:
     """One validation error as: dotted key, value, rule, nearest right key."""
     location = [str(part) for part in detail["loc"]]
     key = ".".join(_without_union_tags(location, values)) or "the file as a whole"
     if detail["type"] == "extra_forbidden":
-        names = _fields_at(location[:-1])
+        names = _fields_at(location[:-1], model)
         near = difflib.get_close_matches(location[-1], names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(names)}"
         return f"{key}: unknown key; {hint}"
@@ -159,9 +168,9 @@ def _without_union_tags(location: list[str], values: Any) -> list[str]:
     return kept
 
 
-def _fields_at(location: list[str]) -> list[str]:
+def _fields_at(location: list[str], model: type[BaseModel]) -> list[str]:
     """Field names of the model at a pydantic error location."""
-    schema = RunConfig.model_json_schema()
+    schema = model.model_json_schema()
     here: Any = schema
     for part in location:
         here = _resolve(here, schema)

@@ -10,8 +10,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 
-def run_tasks(work: Callable[[Any], int], tasks: Sequence[Any], processes: int, report: Callable[[int], None]) -> None:
-    """Runs `work(task)` for every task on at most `processes` processes and reports the counts it returns.
+def run_tasks(work: Callable[[Any], Any], tasks: Sequence[Any], processes: int, report: Callable[[Any], None]) -> None:
+    """Runs `work(task)` for every task on at most `processes` processes and reports what it returns (never None).
 
     With one process, or one task, everything runs here. A failing task ends all others and its OSError, ValueError or
     other exception is raised here; RuntimeError when a process was killed. No process outlives the call.
@@ -40,7 +40,7 @@ def run_tasks(work: Callable[[Any], int], tasks: Sequence[Any], processes: int, 
             connection.close()
 
 
-def _start(work: Callable[[Any], int], tasks: Sequence[Any]) -> tuple[Connection, BaseProcess]:
+def _start(work: Callable[[Any], Any], tasks: Sequence[Any]) -> tuple[Connection, BaseProcess]:
     # Spawned, not forked: a fork would copy the locks of the threads that other libraries have started here.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -55,8 +55,8 @@ def _start(work: Callable[[Any], int], tasks: Sequence[Any]) -> tuple[Connection
     return receiver, process
 
 
-def _worker(work: Callable[[Any], int], tasks: Sequence[Any], sender: Connection) -> None:
-    """Sends a count after every task, an exception when a task fails, and None at the end."""
+def _worker(work: Callable[[Any], Any], tasks: Sequence[Any], sender: Connection) -> None:
+    """Sends the result of every task, an exception when a task fails, and None at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer: it terminates this process
     try:
         for task in tasks:
@@ -70,7 +70,7 @@ def _worker(work: Callable[[Any], int], tasks: Sequence[Any], sender: Connection
         sender.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _receive(connection: Connection, process: BaseProcess, report: Callable[[int], None]) -> bool:
+def _receive(connection: Connection, process: BaseProcess, report: Callable[[Any], None]) -> bool:
     """Handles one message; True when the worker has finished. Raises what the worker raised."""
     try:
         message = connection.recv()

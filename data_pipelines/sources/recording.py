@@ -7,24 +7,23 @@ One recording at a time may write into a folder.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_pipelines.shards.atomic import publish, remove_partials
-from data_pipelines.shards.index import (
-    INDEX_FILE,
-    Manifest,
-    ShardEntry,
-    checked_entry,
-    read_manifest,
-    write_manifest,
+from data_pipelines.shards.atomic import remove_partials
+from data_pipelines.shards.index import INDEX_FILE, read_manifest
+from data_pipelines.shards.table import Lengths
+from data_pipelines.shards.unfinished import (
+    finish_folder,
+    is_complete,
+    missing_shards,
+    publish_sidecar,
+    read_sidecars,
 )
-from data_pipelines.shards.table import Lengths, table_path
-from data_pipelines.shards.writer import file_sha256, write_shard
+from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources import atari, minigrid
 from data_pipelines.sources.episode import Episode, encode_episode
 from data_pipelines.sources.processes import run_tasks
@@ -105,7 +104,7 @@ def record_dataset(
     """
     for split in recording.splits:
         _check_settings(folder / split, recording)
-    if all(_is_complete(folder / split) for split in recording.splits):
+    if all(is_complete(folder / split) for split in recording.splits):
         return False
     # Refuses bad settings before any process starts.
     world_of(recording.environment).check_settings(
@@ -125,7 +124,7 @@ def record_dataset(
         for split in tasks:
             remove_partials(folder / split)
     for split, split_tasks in tasks.items():
-        _finish(folder / split, split_tasks, _metadata(recording))
+        finish_folder(folder / split, [task.path for task in split_tasks], _metadata(recording))
     return True
 
 
@@ -143,7 +142,7 @@ def record_shard(task: ShardTask) -> int:
     """Records one shard, then its sidecar; returns its number of episodes."""
     shard = write_shard(task.path, _samples(task))
     entry = {"recording": asdict(task.recording), "shard": asdict(shard)}
-    publish(_sidecar(task.path), json.dumps(entry, separators=(",", ":")).encode())
+    publish_sidecar(task.path, entry)
     return task.num_episodes
 
 
@@ -172,7 +171,7 @@ def _metadata(recording: Recording) -> dict[str, Any]:
 def _check_settings(folder: Path, recording: Recording) -> None:
     """Raises ValueError when `folder` holds a recording, finished or interrupted, of other settings."""
     wanted = asdict(recording)
-    found = [entry["recording"] for entry in _sidecars(folder).values()]
+    found = [entry["recording"] for entry in read_sidecars(folder).values()]
     if (folder / INDEX_FILE).exists():
         found.append(read_manifest(folder).metadata.get("recording", {}))
     for there in found:
@@ -188,53 +187,7 @@ def _check_settings(folder: Path, recording: Recording) -> None:
             )
 
 
-def _is_complete(folder: Path) -> bool:
-    """The manifest is there and so is every shard, at its full size. (`data verify` reads all bytes; this does not.)"""
-    if not (folder / INDEX_FILE).exists():
-        return False
-    return all(_is_there(folder / shard.file, shard.size_bytes) for shard in read_manifest(folder).shards)
-
-
-def _is_there(shard: Path, size: int) -> bool:
-    return shard.is_file() and shard.stat().st_size == size and table_path(shard).is_file()
-
-
-def _known(folder: Path) -> dict[str, ShardEntry]:
-    """Entries, by file name, of the shards that a manifest or a sidecar of `folder` vouches for."""
-    indexed = {s.file: s for s in read_manifest(folder).shards} if (folder / INDEX_FILE).exists() else {}
-    return indexed | {name: checked_entry(**entry["shard"]) for name, entry in _sidecars(folder).items()}
-
-
 def _missing(folder: Path, tasks: list[ShardTask]) -> list[ShardTask]:
     """The tasks whose shard is absent or is not, byte for byte, what its entry says."""
-    known = _known(folder)
-
-    def intact(path: Path) -> bool:
-        entry = known.get(path.name)
-        if entry is None or not _is_there(path, entry.size_bytes):
-            return False
-        return file_sha256(path) == entry.sha256 and file_sha256(table_path(path)) == entry.table_sha256
-
-    return [task for task in tasks if not intact(task.path)]
-
-
-def _finish(folder: Path, tasks: list[ShardTask], metadata: dict[str, Any]) -> None:
-    """Writes the split's manifest from what is known of its shards, then drops the sidecars."""
-    known = _known(folder)
-    write_manifest(folder, Manifest(tuple(known[task.path.name] for task in tasks), metadata))
-    for task in tasks:
-        _sidecar(task.path).unlink(missing_ok=True)
-
-
-def _sidecar(shard: Path) -> Path:
-    """Where a finished shard keeps its manifest entry until the whole split is done."""
-    return shard.with_name(f".{shard.name}.done")
-
-
-def _sidecars(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the sidecars of an unfinished recording say, by shard file name."""
-    entries: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob(".*.tar.done")):
-        entry = json.loads(path.read_bytes())
-        entries[entry["shard"]["file"]] = entry
-    return entries
+    missing = set(missing_shards(folder, [task.path for task in tasks]))
+    return [task for task in tasks if task.path in missing]

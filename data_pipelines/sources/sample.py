@@ -9,7 +9,7 @@ a sound or a text is a single moment. Which of them a sample is, its fields tell
     flac wav mp3 ogg opus m4a       a sound
     none of these                   a text
     txt, or caption/text in `json`  the words of any of them
-    audio.flac                      the sound of an episode or a film
+    sound.flac                      the sound of an episode or a film
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.episode import AUDIO_FIELD, Episode, decode_episode, decode_sound, silence
+from data_pipelines.sources.episode import SOUND_FIELD, Episode, decode_episode, silence, sound_of
 
 PICTURE_FIELDS = ("png", "jpg", "jpeg", "webp")
 SOUND_FIELDS = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
@@ -85,7 +85,7 @@ def decode_sample(key: str, fields: Mapping[str, bytes]) -> Sample:
         return _still(key, caption, frames=decode_picture(key, picture, fields[picture])[None])
     sound = next((name for name in SOUND_FIELDS if name in fields), None)
     if sound is not None:
-        audio, rate = decode_sound(key, fields, sound)
+        audio, rate = sound_of(key, fields, sound)
         return _still(key, caption, audio=audio, audio_rate=rate)
     if not caption:
         raise ValueError(f"sample {key}: nothing to see, hear or read in its fields {sorted(fields)}")
@@ -145,7 +145,7 @@ def _film(key: str, fields: Mapping[str, bytes], strip: str, about: dict[str, An
     pixels = decode_picture(key, strip, fields[strip])
     if pixels.shape[0] % frames:
         raise ValueError(f"sample {key}: field {strip} of {pixels.shape[0]} rows is not {frames} frames")
-    audio, audio_rate = decode_sound(key, fields, AUDIO_FIELD) if AUDIO_FIELD in fields else silence()
+    audio, audio_rate = sound_of(key, fields, SOUND_FIELD) if SOUND_FIELD in fields else silence()
     return Sample(
         key=key,
         frames=pixels.reshape(frames, -1, *pixels.shape[1:]),

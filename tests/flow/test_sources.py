@@ -22,7 +22,7 @@ from data_pipelines.shards.index import Manifest, write_manifest
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources.audio import encode_flac
+from data_pipelines.sources.sound import encode_flac, to_pcm
 from data_pipelines.stream.plan import StreamState
 from unimodel.config import MixtureEntry
 from unimodel.config_file import load_config
@@ -73,7 +73,8 @@ def tone(seed: int, samples: int) -> np.ndarray:
 
 def sounds() -> dict[str, Fields]:
     return {
-        f"tone-{i}": {"flac": encode_flac(tone(i, 4000), 8000), "txt": f"tone number {i}".encode()} for i in range(8)
+        f"tone-{i}": {"flac": encode_flac(to_pcm(tone(i, 4000)), 8000), "txt": f"tone number {i}".encode()}
+        for i in range(8)
     }
 
 
@@ -84,7 +85,7 @@ def films() -> dict[str, Fields]:
         strip = np.zeros((4, 64, 64, 3), dtype=np.uint8)
         for t in range(4):
             strip[t, 8 * t : 8 * t + 16, 8 * i : 8 * i + 16] = 255
-        sound = {"audio.flac": encode_flac(tone(i, 3200), 8000)} if i % 2 else {}
+        sound = {"sound.flac": encode_flac(to_pcm(tone(i, 3200)), 8000)} if i % 2 else {}
         samples[f"film-{i}"] = {
             "frames.jpg": jpeg(strip.reshape(-1, 64, 3)),
             "json": about,

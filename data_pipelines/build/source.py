@@ -1,0 +1,60 @@
+"""The kinds of source: how each is listed in blocks and how a block is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from data_pipelines.sources.audio_files import list_audio, read_audio
+from data_pipelines.sources.foreign_tars import list_tars, read_tar
+from data_pipelines.sources.hugging_face import list_dataset, read_dataset
+from data_pipelines.sources.image_folder import list_images, read_images
+from data_pipelines.sources.item import Block, Dropped, Sample
+from data_pipelines.sources.settings import (
+    AudioSource,
+    HuggingFaceSource,
+    ImagesSource,
+    Source,
+    TablesSource,
+    VideoSource,
+    WebDatasetSource,
+)
+from data_pipelines.sources.tables import list_rows, read_rows
+from data_pipelines.sources.video_files import list_video, read_video
+
+
+def list_blocks(source: Source) -> list[Block]:
+    """The blocks of a source, in order, without reading its samples.
+
+    Raises FileNotFoundError or ValueError, naming the place, when it cannot be listed.
+    """
+    match source:
+        case ImagesSource():
+            return list_images(source)
+        case TablesSource():
+            return list_rows(source)
+        case AudioSource():
+            return list_audio(source)
+        case VideoSource():
+            return list_video(source)
+        case WebDatasetSource():
+            return list_tars(source)
+        case HuggingFaceSource():
+            return list_dataset(source)
+
+
+def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+    """The samples of a block, in order, each with `provenance` in its `json`."""
+    match source:
+        case ImagesSource():
+            return read_images(source, provenance, block)
+        case TablesSource():
+            return read_rows(source, provenance, block)
+        case AudioSource():
+            return read_audio(source, provenance, block)
+        case VideoSource():
+            return read_video(source, provenance, block)
+        case WebDatasetSource():
+            return read_tar(source, provenance, block)
+        case HuggingFaceSource():
+            return read_dataset(source, provenance, block)

@@ -1,0 +1,189 @@
+"""A folder of films, cut into pieces of frames and sound.
+
+Frames are taken at a steady rate: frame k shows what is on the screen at second k / frames_per_second. A piece ends
+when it is full or, with `cut: shots`, where the picture changes at once.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data_pipelines.sources.files import caption_beside, file_blocks, list_files, open_inside
+from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample, encode_about, safe_key
+from data_pipelines.sources.media import VIDEO_SUFFIXES, check_whole, open_media, pyav
+from data_pipelines.sources.picture import MAX_PICTURE_PIXELS
+from data_pipelines.sources.settings import VideoSource
+from data_pipelines.sources.sound import SoundTrack, encode_flac
+
+BLOCK_FILES = 16
+BLOCK_BYTES = 1 << 28
+JPEG_QUALITY = 90
+THUMBNAIL = (16, 16)
+MAX_GAP_SECONDS = 60
+"""Longest time that one frame may stand: a damaged time stamp would ask for frames without end."""
+
+
+def list_video(source: VideoSource) -> list[Block]:
+    """Blocks of films. Raises ValueError when PyAV is not installed."""
+    pyav()
+    files = list_files(source.path, VIDEO_SUFFIXES)
+    return file_blocks(source.path, files, max_files=BLOCK_FILES, max_bytes=BLOCK_BYTES)
+
+
+def read_video(source: VideoSource, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+    """The pieces of every film; where a film breaks off, its whole pieces and what is wrong."""
+    for name in block.place["files"]:
+        yield from _file_pieces(source, provenance, name)
+
+
+def _file_pieces(source: VideoSource, provenance: dict[str, Any], name: str) -> Iterator[Sample | Dropped]:
+    group, where = safe_key(name.rpartition(".")[0]), name
+    try:
+        caption = caption_beside(source.path, name)
+        with ExitStack() as stack:
+            # Pictures and sound are read side by side, each through a container of its own.
+            frames = _Frames(source, stack.enter_context(open_inside(source.path, name)))
+            sound = _sound_track(source, stack, stack.enter_context(open_inside(source.path, name)), frames.origin)
+            for number, (start, piece) in enumerate(_pieces(source, iter(frames))):
+                sample = _sample(source, piece, start, sound)
+                about = {"file": name, "start_second": start / source.frames_per_second, **sample.about}
+                if caption:
+                    sample.fields["txt"], sample.lengths["text"] = caption, len(caption)
+                sample.fields["json"] = encode_about(provenance | about)
+                label = f"{name} from second {about['start_second']:g}"
+                yield Sample(f"{group}-{number:05d}", label, sample.fields, sample.lengths, group)
+                where = f"{name} from second {(start + len(piece)) / source.frames_per_second:g}"
+    except ValueError as error:
+        yield Dropped(where, UNREADABLE, str(error))
+
+
+class _Piece:
+    """Fields, lengths and `json` entries of one piece, being put together."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, bytes] = {}
+        self.lengths: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+
+
+def _sample(source: VideoSource, frames: list[np.ndarray], start: int, track: SoundTrack | None) -> _Piece:
+    piece = _Piece()
+    jpeg = io.BytesIO()
+    Image.fromarray(np.concatenate(frames)).save(jpeg, format="JPEG", quality=JPEG_QUALITY)
+    piece.fields["frames.jpg"] = jpeg.getvalue()
+    piece.lengths = {"frames": len(frames), "size": source.size}
+    piece.about = {"num_frames": len(frames), "frames_per_second": source.frames_per_second}
+    if source.sound is not None and track is not None:
+        rate = source.sound.rate
+        first, stop = (round(frame * rate / source.frames_per_second) for frame in (start, start + len(frames)))
+        sound = track.take(first, stop - first)
+        if sound is not None:
+            piece.fields["sound.flac"], piece.lengths["sound"] = encode_flac(sound, rate), len(sound)
+    piece.about["sound_rate"] = source.sound.rate if source.sound is not None and "sound" in piece.lengths else None
+    return piece
+
+
+def _pieces(source: VideoSource, frames: Iterator[np.ndarray]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """(number of the first frame, frames) of every piece."""
+    piece: list[np.ndarray] = []
+    previous: np.ndarray | None = None
+    start = 0
+    for frame in frames:
+        thumbnail = _thumbnail(frame) if source.cut == "shots" else None
+        begins = previous is not None and thumbnail is not None and _differ(previous, thumbnail, source.shot_difference)
+        if piece and (begins or len(piece) == source.piece_frames):
+            yield start, piece
+            start, piece = start + len(piece), []
+        piece.append(frame)
+        previous = thumbnail
+    if piece:
+        yield start, piece
+
+
+def _thumbnail(frame: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(frame).resize(THUMBNAIL, Image.Resampling.BOX), dtype=np.float32) / 255
+
+
+def _differ(one: np.ndarray, other: np.ndarray, threshold: float) -> bool:
+    return float(np.abs(one - other).mean()) > threshold
+
+
+class _Frames:
+    """Frames of the first picture track at a steady rate, uint8 [height, width, 3]; `origin` is the time of the first
+    one, seconds. Raises ValueError when there is none or the track breaks off."""
+
+    def __init__(self, source: VideoSource, file: BinaryIO) -> None:
+        self._source = source
+        self._steps = self._decode(file)
+        self.origin = float(next(self._steps)[0])
+        self._file = file
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (frame for _, frame in self._steps)
+
+    def _decode(self, file: BinaryIO) -> Iterator[tuple[Fraction, np.ndarray]]:
+        """The time of the first frame with a placeholder, then frames with their times from it."""
+        rate = Fraction(self._source.frames_per_second).limit_denominator(1001)
+        count, shown, origin, last = 0, None, Fraction(0), Fraction(0)
+        with open_media(file) as container:
+            if not container.streams.video:
+                raise ValueError("it has no picture")
+            stream = container.streams.video[0]
+            _check_size(stream.codec_context)
+            for decoded in container.decode(stream):
+                time = _time(decoded)
+                if shown is None:
+                    origin = time
+                    yield origin, np.zeros((0, 0, 3), np.uint8)
+                elif time <= last:
+                    continue
+                elif time - last > MAX_GAP_SECONDS:
+                    raise ValueError(f"nothing is shown between seconds {float(last):.1f} and {float(time):.1f}")
+                while shown is not None and count / rate < time - origin:
+                    yield count / rate, self._pixels(shown)
+                    count += 1
+                shown, last = decoded, time
+            if shown is None:
+                raise ValueError("it has no frames")
+            step = 1 / stream.average_rate if stream.average_rate else 1 / rate
+            end = last - origin + step
+            check_whole(stream, container, float(end))
+            while count / rate < end:
+                yield count / rate, self._pixels(shown)
+                count += 1
+
+    def _pixels(self, decoded: Any) -> np.ndarray:
+        image = decoded.to_image()
+        if decoded.rotation:
+            image = image.rotate(decoded.rotation, expand=True)
+        height, width = self._source.size
+        return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
+
+
+def _time(decoded: Any) -> Fraction:
+    """Seconds. Raises ValueError for a frame that is damaged, too large or without a time."""
+    if decoded.is_corrupt:
+        raise ValueError("a frame is damaged")
+    _check_size(decoded)
+    if decoded.pts is None:
+        raise ValueError("a frame has no time stamp")
+    return decoded.pts * decoded.time_base
+
+
+def _check_size(frame: Any) -> None:
+    if frame.width * frame.height > MAX_PICTURE_PIXELS:
+        raise ValueError(f"frames of {frame.width}x{frame.height} pixels are more than {MAX_PICTURE_PIXELS}")
+
+
+def _sound_track(source: VideoSource, stack: ExitStack, file: BinaryIO, origin: float) -> SoundTrack | None:
+    if source.sound is None:
+        return None
+    container = stack.enter_context(open_media(file))
+    return SoundTrack(container, source.sound, origin) if container.streams.audio else None
