@@ -133,9 +133,9 @@ def open_table(path: Path, num_samples: int) -> SampleTable:
     Raises FileNotFoundError when it is missing and ValueError, naming the file, when it is not a whole table of
     `num_samples` samples. Whether every byte is right, its SHA-256 in the manifest tells.
     """
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         columns, fields = _decode(content)
         table = SampleTable(columns, fields)
         _check(columns, fields, num_samples)

@@ -47,6 +47,7 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and field that cannot be read."""
     arrays = {name: _from_npy(key, name, fields) for name in FIELDS}
+    _check_shapes(key, arrays)
     ends = np.cumsum(arrays["caption_lengths"], dtype=np.int64).tolist()
     captions = arrays["captions"].astype(np.int64)
     return TokenisedEpisode(
@@ -58,6 +59,20 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
         mission=arrays["mission"].astype(np.int64),
         captions=tuple(captions[start:stop] for start, stop in zip([0, *ends], ends, strict=False)),
     )
+
+
+def _check_shapes(key: str, arrays: dict[str, np.ndarray]) -> None:
+    """Fields that do not belong together must not reach the layouts, which index one by the other."""
+    frames, lengths = arrays["frames"], arrays["caption_lengths"]
+    kinds = {"frames": "u", "actions": "i", "rewards": "f", "done": "b", "mission": "u", "captions": "u"}
+    for name, kind in (kinds | {"caption_lengths": "u"}).items():
+        if arrays[name].dtype.kind != kind or arrays[name].ndim != (3 if name == "frames" else 1):
+            raise ValueError(f"sample {key}: field {name}.npy is {arrays[name].dtype} {list(arrays[name].shape)}")
+    steps = {len(arrays[name]) for name in ("actions", "rewards", "done")}
+    if steps != {len(frames) - 1} or len(lengths) != len(frames) or not frames.size:
+        raise ValueError(f"sample {key}: {len(frames)} frames, {len(lengths)} captions and {steps} steps do not match")
+    if int(lengths.sum(dtype=np.int64)) != len(arrays["captions"]) or not np.isfinite(arrays["rewards"]).all():
+        raise ValueError(f"sample {key}: its caption lengths or its rewards are damaged")
 
 
 def _to_npy(array: np.ndarray) -> bytes:

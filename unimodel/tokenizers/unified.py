@@ -122,7 +122,7 @@ class SequenceBuilder:
 
     def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
         parts.add([self.bos_id], Modality.TEXT, Role.STRUCTURE)
-        parts.add([*ids.tolist(), self.eos_id], Modality.TEXT, role)
+        parts.add([*self.vocabulary.ids(Modality.TEXT, ids).tolist(), self.eos_id], Modality.TEXT, role)
 
     def _frame(self, parts: _Parts, codes: np.ndarray, role: Role, time: int = 0) -> None:
         parts.add([self.vocabulary.image_start], Modality.SPECIAL, Role.STRUCTURE, time)
