@@ -63,7 +63,11 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     monkeypatch.setattr(module, "record_episode", interrupted_at_the_seventh)
     with pytest.raises(KeyboardInterrupt):
         record_dataset(tmp_path, small_recording(), processes=1)
-    assert sorted(contents(tmp_path)) == ["train/.train-000000.tar.done", "train/train-000000.tar", "train/train-000000.tar.idx"]
+    assert sorted(contents(tmp_path)) == [
+        "train/.train-000000.tar.done",
+        "train/train-000000.tar",
+        "train/train-000000.tar.idx",
+    ]
     (tmp_path / "train/.train-000001.tar.99.partial").write_bytes(b"left by kill -9")
 
     with pytest.raises(ValueError, match="max_steps"):
@@ -119,7 +123,11 @@ def test_a_full_disk_keeps_finished_shards(recorded: Path, tmp_path: Path, monke
     with pytest.raises(OSError, match=r"train-000001\.tar") as caught:
         record_dataset(tmp_path, small_recording(), processes=1)
     assert caught.value.errno == errno.ENOSPC
-    assert sorted(contents(tmp_path)) == ["train/.train-000000.tar.done", "train/train-000000.tar", "train/train-000000.tar.idx"]
+    assert sorted(contents(tmp_path)) == [
+        "train/.train-000000.tar.done",
+        "train/train-000000.tar",
+        "train/train-000000.tar.idx",
+    ]
     monkeypatch.undo()
     assert record_dataset(tmp_path, small_recording(), processes=1)
     assert contents(tmp_path) == contents(recorded)

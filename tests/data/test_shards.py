@@ -36,7 +36,9 @@ def test_members_are_where_the_index_says(tmp_path_factory: pytest.TempPathFacto
     raw = (folder / "a.tar").read_bytes()
     assert entry.size_bytes == len(raw) and len(raw) % tarfile.RECORDSIZE == 0
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
-        for number, (member, sample) in enumerate(zip(tar.getmembers(), open_table(folder / "a.tar.idx", len(samples)).samples(), strict=True)):
+        for number, (member, sample) in enumerate(
+            zip(tar.getmembers(), open_table(folder / "a.tar.idx", len(samples)).samples(), strict=True)
+        ):
             place = sample.members["x.bin"]
             assert (member.name, member.offset_data, member.size) == (f"{sample.key}.x.bin", place.offset, place.size)
             assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
