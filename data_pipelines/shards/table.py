@@ -51,8 +51,8 @@ class SampleEntry:
 class SampleTable:
     """Read access to the columns of one shard. Sample numbers count from 0 within the shard."""
 
-    def __init__(self, columns: dict[str, np.ndarray], fields: list[str]) -> None:
-        self._columns, self._fields = columns, fields
+    def __init__(self, columns: dict[str, np.ndarray], fields: list[str], content: mmap.mmap) -> None:
+        self._columns, self._fields, self._content = columns, fields, content
         self._keys = columns["keys"].tobytes()
         self._lengths = {
             name.removeprefix(LENGTH): (columns[name], columns[f"{name}.end"])
@@ -62,6 +62,10 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self._columns["key_end"])
+
+    def let_go(self) -> None:
+        """Takes no memory until it is read again: then the pages that are read come back from the page cache."""
+        self._content.madvise(mmap.MADV_DONTNEED)
 
     def key(self, number: int) -> str:
         return self._keys[slice(*_range(self._columns["key_end"], number))].decode()
@@ -137,7 +141,7 @@ def open_table(path: Path, num_samples: int) -> SampleTable:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         columns, fields = _decode(content)
-        table = SampleTable(columns, fields)
+        table = SampleTable(columns, fields, content)
         _check(columns, fields, num_samples)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is not a table of {num_samples} samples ({error}): make its shard again") from None
