@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,15 @@ def run_and_kill(ranks: list[BaseProcess], logs: list[Path], until: int | None) 
 
 
 def test_workers_with_results_to_hand_over_do_not_outlive_a_killed_rank(processes: Any, tmp_path: Path) -> None:
-    """More results than a pipe holds: a worker that waited to write them would wait for ever."""
+    """More results than a pipe holds: workers that wait to write them would wait for ever."""
     log = tmp_path / "log.jsonl"
-    rank = processes.Process(target=log_steps, args=(log, None, 0, (0, 1, 12, 10**9)))
+    rank = processes.Process(target=log_steps, args=(log, None, 0, (0, 1, 32, 10**9)))
     rank.start()
     wait_for(lambda: len(read_log(log)) > 3, "steps")
     os.kill(rank.pid, signal.SIGSTOP)
+    time.sleep(1)  # they fill the pipe
     workers = children_of(rank.pid)
-    assert len(workers) == 12
+    assert len(workers) == 32
     rank.kill()
     require_gone(workers)
     rank.join()
