@@ -6,6 +6,7 @@ moment, and whoever reads some shards maps the tables of those.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ INDEX_FILE = "index.json"
 MAKE_IT = "make it with `unimodel data record CONFIG`"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 COLUMNS = ("file", "num_samples", "size_bytes", "sha256", "table_sha256")
+LARGEST_NUMBER = 1 << 53
+SEAL = b',"sha256":"%s"}'
+"""How the file ends: the hash of all before it. Tables are judged by the manifest, and the manifest by this."""
+SEAL_BYTES = len(SEAL % bytes(64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +51,31 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Publishes it atomically: from here on the folder is a complete data set. Equal manifests, equal bytes."""
     shards = {name: [getattr(shard, name) for shard in manifest.shards] for name in COLUMNS}
-    content = {"metadata": manifest.metadata, "shards": shards}
-    publish(folder / INDEX_FILE, json.dumps(content, separators=(",", ":")).encode())
+    content = json.dumps({"metadata": manifest.metadata, "shards": shards}, separators=(",", ":")).encode()[:-1]
+    publish(folder / INDEX_FILE, content + SEAL % hashlib.sha256(content).hexdigest().encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises FileNotFoundError when there is none and ValueError, naming the file, when it is malformed."""
     path = folder / INDEX_FILE
     try:
-        content = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        content = json.loads(raw)
     except FileNotFoundError:
         found = "has no index.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"data folder {folder} {found}: {MAKE_IT}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): delete it and {MAKE_IT}") from None
     try:
         if not isinstance(content["metadata"], dict):
             raise ValueError("metadata is not an object")
         columns = [content["shards"][name] for name in COLUMNS]
-        return Manifest(tuple(checked_entry(*row) for row in zip(*columns, strict=True)), content["metadata"])
+        manifest = Manifest(tuple(checked_entry(*row) for row in zip(*columns, strict=True)), content["metadata"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is malformed ({type(error).__name__}: {error}): delete it and {MAKE_IT}") from None
+    if raw[-SEAL_BYTES:] != SEAL % hashlib.sha256(memoryview(raw)[:-SEAL_BYTES]).hexdigest().encode():
+        raise ValueError(f"{path}: its SHA-256, at its end, does not match, bytes changed: delete it and {MAKE_IT}")
+    return manifest
 
 
 def checked_entry(file: Any, num_samples: Any, size_bytes: Any, sha256: Any, table_sha256: Any) -> ShardEntry:
@@ -74,7 +83,7 @@ def checked_entry(file: Any, num_samples: Any, size_bytes: Any, sha256: Any, tab
     if not isinstance(file, str) or not PLAIN_NAME.fullmatch(file):
         raise ValueError(f"shard file {file!r} is not a plain file name inside the folder, refusing to open it")
     for number in (num_samples, size_bytes):
-        if not isinstance(number, int) or number < 0:
+        if not isinstance(number, int) or not 0 <= number < LARGEST_NUMBER:
             raise ValueError(f"{number!r} where a count or a size is expected")
     return ShardEntry(file, num_samples, size_bytes, str(sha256), str(table_sha256))
 

@@ -19,14 +19,20 @@ KNOWN_HEADERS = 4096
 def decode_npy(payload: bytes) -> np.ndarray:
     """The array, read-only, without a copy. Raises ValueError for anything but a whole array of plain numbers."""
     header_end = PREFIX_BYTES + int.from_bytes(payload[8:PREFIX_BYTES], "little")
-    dtype, shape, in_fortran_order = _parse_header(payload[:header_end])
+    try:
+        dtype, shape, in_fortran_order = _parse_header(payload[:header_end])
+    except Exception as error:  # numpy reads it as a Python literal: what goes wrong there has many types
+        raise ValueError(f"not a header of the .npy format ({error})") from None
     # A header could promise any size: what is there decides.
     array = np.frombuffer(payload, dtype, offset=header_end)
-    if array.size != math.prod(shape):
+    if min(shape, default=0) < 0 or array.size != math.prod(shape):
         raise ValueError(f"{array.size} values are there, {'x'.join(map(str, shape))} were promised")
     if len(shape) == 1:
         return array
-    return array.reshape(shape, order="F" if in_fortran_order else "C")
+    try:
+        return array.reshape(shape, order="F" if in_fortran_order else "C")
+    except OverflowError as error:  # 0 values of any shape
+        raise ValueError(f"its shape is too large ({error})") from None
 
 
 @lru_cache(maxsize=KNOWN_HEADERS)

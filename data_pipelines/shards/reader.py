@@ -146,6 +146,9 @@ class ShardReader:
         table = self._tables.get(shard)
         if table is None:
             table = checked_table(self.folder, self.shards[shard])
+            # Tables of groups of shards that are done would stay resident until they make room.
+            for opened in (table, *self._tables.values()):
+                opened.let_go()
             _make_room(self._tables)
             self._tables[shard] = table
         return table

@@ -51,8 +51,8 @@ class SampleEntry:
 class SampleTable:
     """Read access to the columns of one shard. Sample numbers count from 0 within the shard."""
 
-    def __init__(self, columns: dict[str, np.ndarray], fields: list[str]) -> None:
-        self._fields = fields
+    def __init__(self, columns: dict[str, np.ndarray], fields: list[str], content: mmap.mmap) -> None:
+        self._fields, self._content = fields, content
         self._keys = columns["keys"].tobytes()
         # A number of a memoryview is a Python int, and costs a third of one of an array.
         self._key_end, self._member_end = columns["key_end"].data, columns["member_end"].data
@@ -67,6 +67,10 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self._key_end)
+
+    def let_go(self) -> None:
+        """Takes no memory until it is read again: then the pages that are read come back from the page cache."""
+        self._content.madvise(mmap.MADV_DONTNEED)
 
     def key(self, number: int) -> str:
         return self._keys[_range(self._key_end, number)].decode()
@@ -135,11 +139,11 @@ def open_table(path: Path, num_samples: int) -> SampleTable:
     Raises FileNotFoundError when it is missing and ValueError, naming the file, when it is not a whole table of
     `num_samples` samples. Whether every byte is right, its SHA-256 in the manifest tells.
     """
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         columns, fields = _decode(content)
-        table = SampleTable(columns, fields)
+        table = SampleTable(columns, fields, content)
         _check(columns, fields, num_samples)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is not a table of {num_samples} samples ({error}): make its shard again") from None

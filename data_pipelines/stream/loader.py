@@ -10,7 +10,6 @@ it, so steps that were prefetched but not used are made again after a restart.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from data_pipelines.stream.packing import deal_by_cost
 from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
+from data_pipelines.stream.worker_death import WorkerError, death_watch, forget_death, prepare_worker
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
-WORKER_DIED = "DataLoader worker died"
 PREFETCH_STEPS = 4
 """Steps that a worker builds ahead."""
 
@@ -86,8 +85,8 @@ class PackedStream(IterableDataset):
     """Endless steps of one rank.
 
     `build(placed)` reads, tokenises and corrupts one sample, or says what is wrong with it; it must be a pure function
-    of the draw. Raises ValueError when the rows do not divide among the ranks, RuntimeError when a worker dies or
-    hangs.
+    of the draw. Raises ValueError when the rows do not divide among the ranks; `next` raises WorkerError when a worker
+    dies or hangs, and the ValueError or OSError of a step that cannot be planned or built.
     """
 
     def __init__(
@@ -120,16 +119,16 @@ class PackedStream(IterableDataset):
         return self
 
     def __next__(self) -> StepBatch:
-        if self._steps is None:
-            self._steps = self._start()
         try:
-            step = next(self._steps)
-        except (OSError, EOFError, RuntimeError) as error:
-            if self._settings.workers and not isinstance(error, RuntimeError):
-                raise RuntimeError(f"{WORKER_DIED} ({type(error).__name__}: {error})") from None
+            with death_watch(self._settings.workers):
+                if self._steps is None:
+                    self._steps = self._start()
+                step = next(self._steps)
+            if isinstance(step, Exception):
+                raise step
+        except (OSError, ValueError, WorkerError):
+            self.close()  # the next call tries that step again
             raise
-        if isinstance(step, Exception):
-            raise step
         self.state = step.state
         return step
 
@@ -137,6 +136,7 @@ class PackedStream(IterableDataset):
         """Ends the workers; the next step starts them again. What they had built ahead is planned again."""
         if self._steps is not None:
             self._steps = None
+            forget_death()
             self._plan.seek(self.state)
 
     def _start(self) -> Iterator[StepBatch | Exception]:
@@ -151,14 +151,19 @@ class PackedStream(IterableDataset):
                 prefetch_factor=PREFETCH_STEPS,
                 pin_memory=torch.cuda.is_available(),
                 timeout=self._settings.timeout_seconds,
-                worker_init_fn=_quiet_worker,
+                worker_init_fn=prepare_worker,
+                multiprocessing_context="fork",  # children of this process, whatever the caller's default is
             )
         )
 
-    def _planned(self) -> Iterator[_Step]:
+    def _planned(self) -> Iterator[_Step | Exception]:
         settings = self._settings
         while True:
-            rows = self._plan.take(settings.rows)
+            try:
+                rows = self._plan.take(settings.rows)
+            except (OSError, ValueError) as error:  # in its turn, after the steps that were planned ahead
+                yield error
+                return
             costs = [attention_cost(row, settings.quadratic_tokens) for row in rows]
             tokens = [0] * self._num_ingredients
             for row in rows:
@@ -174,7 +179,9 @@ class _StepBuilder(Dataset):
     def __init__(self, build: Callable[[Placed], CorruptedSequence | BadSample], settings: StreamSettings) -> None:
         self._build, self._settings = build, settings
 
-    def __getitem__(self, step: _Step) -> StepBatch | Exception:
+    def __getitem__(self, step: _Step | Exception) -> StepBatch | Exception:
+        if isinstance(step, Exception):
+            return step
         try:
             return self._step(step)
         except (OSError, ValueError) as error:  # torch would hand it over as a traceback
@@ -193,15 +200,3 @@ class _StepBuilder(Dataset):
                     rows[-1].append(built)
         batch = pack(rows, self._settings.row_tokens, self._settings.pad_id)
         return StepBatch(batch, step.state, step.tokens, tuple(bad))
-
-
-def is_worker_death(error: RuntimeError) -> bool:
-    """Whether torch's words say that a worker was killed or hangs. It may raise this from a signal handler, so at any
-    line of the main process."""
-    return str(error).startswith("DataLoader worker") or "DataLoader timed out" in str(error)
-
-
-def _quiet_worker(_: int) -> None:
-    """Signals are the main process's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -43,7 +43,8 @@ class Codebook:
 def _held_out(codebook: Codebook, episode: Episode) -> HeldOut:
     nothing = np.zeros(0, dtype=np.int64)
     codes = codebook.encode(episode.frames)
-    tokens = TokenisedEpisode(episode.key, codes, episode.actions, episode.rewards, episode.done, nothing, ())
+    silence = np.zeros((len(codes), 0), dtype=np.int64)
+    tokens = TokenisedEpisode(episode.key, codes, silence, episode.actions, episode.rewards, episode.done, nothing, ())
     return HeldOut([episode], [tokens], {})
 
 

@@ -84,6 +84,7 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     try:
         arrays = _arrays(decode_npy(fields[FIELD]))
         frames, rows, columns, codes = arrays["grid"].tolist()
+        _check(frames, arrays)
         return TokenisedEpisode(
             key=key,
             frames=arrays["frames"].reshape(frames, rows, columns),
@@ -101,7 +102,18 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
 
 
 def _arrays(values: np.ndarray) -> dict[str, np.ndarray]:
+    if values.ndim != 1 or values.dtype not in (np.uint16, np.uint32):
+        raise ValueError(f"{values.dtype} {list(values.shape)} where one flat array of uint16 or uint32 is expected")
     bounds = list(accumulate(values[: len(ARRAYS)].tolist(), initial=len(ARRAYS)))
     if bounds[-1] != len(values):
         raise ValueError(f"{len(values)} values are there, {bounds[-1]} were promised")
     return {name: values[start:stop] for name, start, stop in zip(ARRAYS, bounds, bounds[1:], strict=False)}
+
+
+def _check(frames: int, arrays: dict[str, np.ndarray]) -> None:
+    """Arrays that do not belong together must not reach the layouts, which index one by the other."""
+    steps = {len(arrays["actions"]), len(arrays["done"]), len(arrays["rewards"].view(np.float32))}
+    if steps != {frames - 1} or len(arrays["caption_lengths"]) not in (1, frames):
+        raise ValueError(f"{frames} frames, {len(arrays['caption_lengths'])} captions and {steps} steps do not match")
+    if sum(arrays["caption_lengths"].tolist()) != len(arrays["captions"]):
+        raise ValueError("its caption lengths are damaged")

@@ -206,7 +206,8 @@ class SequenceBuilder:
         """bos and up to `tokens` tokens of a text from its token `start` on; eos is its last."""
         parts = _Parts()
         parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
-        parts.add(np.concatenate((ids, self._eos))[start : start + tokens], Modality.TEXT, Role.TARGET)
+        whole = np.concatenate((self.vocabulary.ids(Modality.TEXT, ids), self._eos))
+        parts.add(whole[start : start + tokens], Modality.TEXT, Role.TARGET)
         return parts.sequence(f"{key}/text/{start}")
 
     def _ruler(self, codes: np.ndarray) -> _Parts:
@@ -218,7 +219,7 @@ class SequenceBuilder:
 
     def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
         parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
-        parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role)
+        parts.add(np.concatenate((self.vocabulary.ids(Modality.TEXT, ids), self._eos)), Modality.TEXT, role)
 
     def _moment(self, parts: _Parts, window: _Window, time: int, role: Role) -> None:
         """What there is to see and to hear."""

@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipelines.stream.loader import StepBatch, is_worker_death
+from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
+from data_pipelines.stream.worker_death import WorkerError
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
@@ -94,9 +95,7 @@ def train(config: RunConfig) -> None:
                 continue
             trainer = _StageTrainer(config, run, bundle, device, name, stage, checkpoint)
             checkpoint = trainer.run_stage(stop)
-    except RuntimeError as error:
-        if not is_worker_death(error):
-            raise
+    except WorkerError as error:
         raise RunError(
             f"a data worker died or hangs ({error}); killed often means out of memory: lower data.workers, or run the "
             "same command again to go on from the last checkpoint"
