@@ -26,7 +26,7 @@ from data_pipelines.shards.index import Manifest, write_manifest
 from data_pipelines.shards.table import table_path
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.stream.plan import WINDOW_ROWS, StreamState
-from unimodel.config import StageConfig
+from unimodel.config import EPISODES, StageConfig
 from unimodel.tokenizers.tokenised_shards import encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
 from unimodel.training.data import StageData
@@ -79,6 +79,7 @@ def _episode(rng: np.random.Generator, key: str) -> TokenisedEpisode:
     return TokenisedEpisode(
         key=key,
         frames=rng.integers(1024, size=(frames, 4, 4)),
+        audio=np.zeros((frames, 0), dtype=np.int64),
         actions=rng.integers(7, size=frames - 1),
         rewards=np.zeros(frames - 1, dtype=np.float32),
         done=np.zeros(frames - 1, dtype=bool),
@@ -91,7 +92,7 @@ def restore(folder: Path, state: StreamState) -> dict[str, float]:
     """In this process: seconds, and the memory that stays, in MB."""
     stage = StageConfig.model_validate_json(json.dumps(STAGE))
     before, began = _memory_mb(), time.perf_counter()
-    data = StageData(folder, SequenceBuilder(VOCABULARY, 1, 2), "stage", stage, seed=0)
+    data = StageData({EPISODES: folder}, SequenceBuilder(VOCABULARY, 1, 2), "stage", stage, seed=0)
     opened = time.perf_counter()
     stream = data.stream(state, pad_id=0)
     next(stream)
@@ -122,7 +123,8 @@ def _memory_mb() -> dict[str, float]:
 def states(folder: Path) -> dict[int, StreamState]:
     """Of step 10 by going there; of a late step by the shares, since going there would take days."""
     stage = StageConfig.model_validate_json(json.dumps(STAGE))
-    stream = StageData(folder, SequenceBuilder(VOCABULARY, 1, 2), "stage", stage, seed=0).stream(StreamState(), 0)
+    data = StageData({EPISODES: folder}, SequenceBuilder(VOCABULARY, 1, 2), "stage", stage, seed=0)
+    stream = data.stream(StreamState(), 0)
     for _ in range(10):
         next(stream)
     early = stream.state

@@ -15,7 +15,7 @@ from data_pipelines.stream.plan import WINDOW_ROWS, Plan
 from data_pipelines.stream.randomness import keyed_number
 from unimodel.config import StageConfig
 from unimodel.config_file import load_config
-from unimodel.tokenizers.unified import EpisodeShape, sequence_length
+from unimodel.tokenizers.unified import EpisodeShape, first_place, sequence_length
 from unimodel.training.data import share_schedule
 
 DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
@@ -33,8 +33,10 @@ def recorded_shapes() -> list[EpisodeShape]:
             n,
             GRID,
             GRID,
+            0,
+            2,
             MISSION_TOKENS,
-            np.where(rng.random(n) < SHORT_FRACTION, SHORT_CAPTION_TOKENS, CAPTION_TOKENS),
+            np.where(rng.random(n) < SHORT_FRACTION, SHORT_CAPTION_TOKENS, CAPTION_TOKENS).tolist(),
         )
         for n in lengths.tolist()
     ]
@@ -45,10 +47,9 @@ def fill(name: str, stage: StageConfig, shapes: list[EpisodeShape]) -> float:
 
     def measure(draw: Draw) -> int:
         entry, shape = stage.mixture[draw.ingredient], shapes[draw.sample]
-        is_window = entry.sequence in ("clip", "interaction")
-        starts = max(1, shape.num_frames - entry.frames + 1) if is_window else shape.num_frames
-        start = keyed_number(draw.ingredient, draw.epoch, draw.sample) % starts
-        return sequence_length(entry.sequence, shape, start, entry.frames)
+        choice = keyed_number(draw.ingredient, draw.epoch, draw.sample)
+        start = first_place(entry.sequence, shape, entry.most, choice)
+        return sequence_length(entry.sequence, shape, start, entry.most)
 
     samples = np.array([len(shapes)])
     mixture = [Ingredient(entry.sequence, samples, share_schedule(entry)) for entry in stage.mixture]
