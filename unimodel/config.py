@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from unimodel.config_objectives import ObjectiveConfig
-from unimodel.settings import Fraction, PositiveFloat, Settings
 
 EPISODES = "episodes"
 """Name of the source that `data.folder` is."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from unimodel.settings import Fraction, PositiveFloat, Settings
+from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from unimodel.vocabulary import Modality
 
 ModalityWeights = dict[str, PositiveFloat]

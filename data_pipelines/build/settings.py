@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
-from data_pipelines.sources.settings import Settings, Source
+from data_pipelines.settings import Fraction, Settings
+from data_pipelines.sources.settings import Source
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 NOT_IN_THE_BYTES = ("folder", "max_unreadable_fraction")
 """Settings that may differ when a build continues: the samples do not depend on them."""

@@ -5,21 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from data_pipelines.settings import PositiveFloat, Settings
 from data_pipelines.sources.picture import PictureFormat
 
-PositiveFloat = Annotated[float, Field(gt=0.0)]
 MAX_JPEG_PIXELS = 65500
 """Tallest JPEG that Pillow writes: a strip of frames must fit."""
-
-
-class Settings(BaseModel):
-    """Strict, closed and immutable, as a run config."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class SoundSettings(Settings):

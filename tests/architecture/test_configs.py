@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unimodel.config_file import dump_config, load_config
+from data_pipelines.build.settings import BuildSettings
+from unimodel.config_file import dump_config, load_config, load_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RUN_FILES = sorted(
@@ -30,3 +31,8 @@ def test_run_file_is_valid_and_survives_dump_and_reload(file: Path, tmp_path: Pa
     resolved = tmp_path / "config.yaml"
     resolved.write_text(dump_config(config), encoding="utf-8")
     assert load_config(resolved) == config
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.name)
+def test_build_file_is_valid(file: Path) -> None:
+    assert load_settings(file, None, BuildSettings, "build file").folder

@@ -1,4 +1,4 @@
-"""What every part of a config is made of."""
+"""What every part of a config or build file is made of."""
 
 from __future__ import annotations
 
