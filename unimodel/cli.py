@@ -23,7 +23,9 @@ app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML run config.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one value: a.b=c. May be repeated.")]
-ShardFolder = Annotated[Path, typer.Argument(help="A folder of shards, or of splits.", show_default=False)]
+ShardFolder = Annotated[
+    str, typer.Argument(help="A folder of shards, or of splits, or the address of one.", show_default=False)
+]
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 
 
@@ -48,15 +50,17 @@ def config_schema() -> None:
 @data_app.command("record")
 def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
     """Play episodes in the config's environment and write them as shards."""
+    from data_pipelines.shards.storage import local_folder
     from data_pipelines.sources.recording import Recording, record_dataset
     from unimodel.config_file import load_config, settings_of
     from unimodel.observe.progress import ProgressBar, say
 
     run = load_config(config, overrides)
+    folder = local_folder(run.data.folder)
     recording = Recording(seed=run.seed, **settings_of(run.data.recording))
     with ProgressBar("recording episodes", sum(recording.splits.values())) as bar:
-        worked = record_dataset(run.data.folder, recording, bar.advance)
-    say(f"{'recorded' if worked else 'already recorded:'} {run.data.folder}")
+        worked = record_dataset(folder, recording, bar.advance)
+    say(f"{'recorded' if worked else 'already recorded:'} {folder}")
 
 
 @data_app.command("verify")

@@ -10,12 +10,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
+from data_pipelines.shards.storage import Folder, as_folder
 from unimodel.vocabulary import Modality
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+DataFolder = Annotated[Folder, PlainValidator(as_folder, json_schema_input_type=str)]
+"""A local folder as a Path, an address as text: Path would take a slash out of it."""
 
 
 class Settings(BaseModel):
@@ -307,8 +319,9 @@ class EvaluationConfig(Settings):
 
 
 class DataConfig(Settings):
-    folder: Path
-    """Holds `train/`, `validation/` and `test/` with their shards and index."""
+    folder: DataFolder
+    """Holds `train/`, `validation/` and `test/` with their shards and index; a local folder, or an address that is only
+    read (s3://bucket/folder, https://host/folder, hf://datasets/owner/name)."""
     recording: RecordingConfig = RecordingConfig()
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes per rank that read and build batches ahead; 0 does it between steps."""

@@ -128,13 +128,18 @@ def encode_table(samples: Sequence[SampleEntry]) -> bytes:
 
 
 def open_table(path: Path, num_samples: int) -> SampleTable:
-    """Maps a table into memory.
-
-    Raises FileNotFoundError when it is missing and ValueError, naming the file, when it is not a whole table of
-    `num_samples` samples. Whether every byte is right, its SHA-256 in the manifest tells.
-    """
+    """Maps a table into memory. Raises FileNotFoundError when it is missing and ValueError as `decode_table` does."""
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return decode_table(content, num_samples, path)
+
+
+def decode_table(content: bytes | mmap.mmap, num_samples: int, path: Path | str) -> SampleTable:
+    """The table in `content`, which it keeps.
+
+    Raises ValueError, naming `path`, when it is not a whole table of `num_samples` samples. Whether every byte is
+    right, its SHA-256 in the manifest tells.
+    """
     try:
         columns, fields = _decode(content)
         table = SampleTable(columns, fields)
@@ -147,7 +152,7 @@ def open_table(path: Path, num_samples: int) -> SampleTable:
 _DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 
 
-def _decode(content: mmap.mmap) -> tuple[dict[str, np.ndarray], list[str]]:
+def _decode(content: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], list[str]]:
     """Columns as views of the mapped file (safetensors' own reader would copy them)."""
     size = int.from_bytes(content[:HEADER_BYTES], "little")
     if size > min(MAX_HEADER_BYTES, len(content)):

@@ -11,13 +11,15 @@ it, so steps that were prefetched but not used are made again after a restart.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from data_pipelines.stream.order import Draw
 from data_pipelines.stream.packing import deal_by_cost
 from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
@@ -25,6 +27,9 @@ from unimodel.batch import CorruptedSequence, PackedBatch, pack
 WORKER_DIED = "DataLoader worker died"
 PREFETCH_STEPS = 4
 """Steps that a worker builds ahead."""
+READ_AHEAD_STEPS = 32
+"""Steps whose bytes are asked for before they are built, for data that lies far away. New shards come in groups, all at
+once: so many steps is the time in which a group's first blocks must arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +85,17 @@ class _Step:
     rows: tuple[Row, ...]
     state: StreamState
     tokens: tuple[int, ...]
+    ahead: tuple[Draw, ...] = ()
+    """Whose bytes are wanted soon."""
 
 
 class PackedStream(IterableDataset):
     """Endless steps of one rank.
 
     `build(placed)` reads, tokenises and corrupts one sample, or says what is wrong with it; it must be a pure function
-    of the draw. Raises ValueError when the rows do not divide among the ranks, RuntimeError when a worker dies or
-    hangs.
+    of the draw. `read_ahead(draws)`, where data lies far away, has their bytes fetched in the background; it is called
+    where the steps are built. Raises ValueError when the rows do not divide among the ranks, RuntimeError when a worker
+    dies or hangs.
     """
 
     def __init__(
@@ -96,10 +104,12 @@ class PackedStream(IterableDataset):
         build: Callable[[Placed], CorruptedSequence | BadSample],
         num_ingredients: int,
         settings: StreamSettings,
+        read_ahead: Callable[[Sequence[Draw]], None] | None = None,
     ) -> None:
         deal_by_cost([0.0] * settings.rows, settings.num_ranks)
         self._plan, self._num_ingredients, self._settings = plan, num_ingredients, settings
-        self._builder = _StepBuilder(build, settings)
+        self._builder = _StepBuilder(build, settings, read_ahead)
+        self._reads_ahead = read_ahead is not None
         self._steps: Iterator[StepBatch | Exception] | None = None
         self.state = plan.state
 
@@ -155,7 +165,29 @@ class PackedStream(IterableDataset):
             )
         )
 
-    def _planned(self) -> Iterator[_Step]:
+    def _planned(self) -> Iterator[_Step | Exception]:
+        """What is to be built; an error of planning, in its place, is the last."""
+        try:
+            yield from self._with_ahead() if self._reads_ahead else self._in_order()
+        except (OSError, ValueError) as error:
+            yield error
+
+    def _with_ahead(self) -> Iterator[_Step]:
+        """Every step asks for the bytes of the one that comes READ_AHEAD_STEPS later, the first for all before."""
+        waiting: deque[_Step] = deque()
+        ahead: list[Draw] = []
+        window = -1
+        for step in self._in_order():
+            waiting.append(step)
+            ahead += [placed.draw for row in step.rows for placed in row]
+            if self._plan.state.window != window:
+                window = self._plan.state.window
+                ahead += self._plan.shards_ahead()
+            if len(waiting) > READ_AHEAD_STEPS:
+                yield replace(waiting.popleft(), ahead=tuple(ahead))
+                ahead.clear()
+
+    def _in_order(self) -> Iterator[_Step]:
         settings = self._settings
         while True:
             rows = self._plan.take(settings.rows)
@@ -171,11 +203,20 @@ class PackedStream(IterableDataset):
 class _StepBuilder(Dataset):
     """Builds whole steps: what crosses from a worker is one packed batch."""
 
-    def __init__(self, build: Callable[[Placed], CorruptedSequence | BadSample], settings: StreamSettings) -> None:
-        self._build, self._settings = build, settings
+    def __init__(
+        self,
+        build: Callable[[Placed], CorruptedSequence | BadSample],
+        settings: StreamSettings,
+        read_ahead: Callable[[Sequence[Draw]], None] | None,
+    ) -> None:
+        self._build, self._settings, self._read_ahead = build, settings, read_ahead
 
-    def __getitem__(self, step: _Step) -> StepBatch | Exception:
+    def __getitem__(self, step: _Step | Exception) -> StepBatch | Exception:
+        if isinstance(step, Exception):
+            return step
         try:
+            if self._read_ahead is not None:
+                self._read_ahead(step.ahead)
             return self._step(step)
         except (OSError, ValueError) as error:  # torch would hand it over as a traceback
             return error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.shards.index import Manifest, ShardEntry, split_folders, write_manifest
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.storage import Folder, join
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import Episode, decode_episode
@@ -45,7 +45,7 @@ def train_tokenizers(config: RunConfig, run: RunFolder) -> None:
     """
     if has_tokenizers(config, run):
         return
-    episodes = list(read_episodes(config.data.folder / "train", TOKENIZER_EPISODES))
+    episodes = list(read_episodes(join(config.data.folder, "train"), TOKENIZER_EPISODES))
     text = train_text_tokenizer(_texts(episodes), config.tokenizers.text.vocabulary_size)
     frames = np.concatenate([episode.frames for episode in episodes])
     with ProgressBar("image tokenizer", config.tokenizers.image.steps, log=run.log) as bar:
@@ -78,11 +78,12 @@ def tokenise_dataset(config: RunConfig, run: RunFolder) -> None:
         write_manifest(target, Manifest(tuple(shards), tokens_metadata(config, run, split)))
 
 
-def read_episodes(folder: Path, limit: int | None = None) -> Iterator[Episode]:
+def read_episodes(folder: Folder, limit: int | None = None) -> Iterator[Episode]:
     """Decoded episodes of one split, in order."""
     reader = ShardReader(folder)
-    for number in range(len(reader) if limit is None else min(limit, len(reader))):
-        yield decode_episode(*reader.read(number))
+    numbers = range(len(reader) if limit is None else min(limit, len(reader)))
+    for key, fields in reader.read_in_order(numbers):
+        yield decode_episode(key, fields)
 
 
 def tokenise_episode(episode: Episode, bundle: TokenizerBundle) -> TokenisedEpisode:
@@ -101,8 +102,8 @@ def tokenise_episode(episode: Episode, bundle: TokenizerBundle) -> TokenisedEpis
 def _tokenised(
     reader: ShardReader, numbers: range, bundle: TokenizerBundle, bar: ProgressBar
 ) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
-    for number in numbers:
-        episode = tokenise_episode(decode_episode(*reader.read(number)), bundle)
+    for key, fields in reader.read_in_order(numbers):
+        episode = tokenise_episode(decode_episode(key, fields), bundle)
         yield episode.key, encode_tokenised(episode), tokenised_lengths(episode)
         bar.advance(1)
 

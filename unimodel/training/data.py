@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.storage import Folder
 from data_pipelines.stream.loader import BadSample, PackedStream, StreamSettings
 from data_pipelines.stream.mixture import Ingredient, Schedule
 from data_pipelines.stream.order import Draw
@@ -20,7 +21,9 @@ from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode, seque
 class StageData:
     """Measures and builds the corrupted sequence of any draw of a stage: pure functions of (seed, stage, draw)."""
 
-    def __init__(self, tokens: Path, builder: SequenceBuilder, stage_name: str, stage: StageConfig, seed: int) -> None:
+    def __init__(
+        self, tokens: Folder, builder: SequenceBuilder, stage_name: str, stage: StageConfig, seed: int
+    ) -> None:
         self._reader = ShardReader(tokens)
         self._builder, self._stage_name, self._stage, self._seed = builder, stage_name, stage, seed
         self._objectives = list(stage.objectives)
@@ -85,7 +88,12 @@ class StageData:
             state=state,
         )
         settings = StreamSettings(batch.rows, batch.row_tokens, pad_id, rank, num_ranks, workers)
-        return PackedStream(plan, self.build, len(mixture), settings)
+        read_ahead = self.read_ahead if self._reader.is_remote else None
+        return PackedStream(plan, self.build, len(mixture), settings, read_ahead)
+
+    def read_ahead(self, draws: Sequence[Draw]) -> None:
+        """Has the bytes of these draws fetched in the background."""
+        self._reader.read_ahead([draw.sample for draw in draws])
 
 
 def share_schedule(entry: MixtureEntry) -> Schedule:
