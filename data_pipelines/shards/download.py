@@ -119,6 +119,7 @@ class Downloads:
         return self._connection[1], self._connection[2]
 
     def _patiently(self, file: str, ask: Callable[[], Answer]) -> Answer:
+        self._connected()  # what is wrong with the address is no failure of a request
         where = f"{self._folder}/{file}".rstrip("/")
         started = time.monotonic()
         wrong_answers = 0

@@ -5,6 +5,7 @@ As a process of its own, until its input closes: python object_store.py FOLDER L
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ def object_store(folder: Path, faults: Faults | None = None) -> Iterator[Faults]
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     faults = faults or Faults()
     healthy = Faults(address="")
     application = _Faulty(DomainDispatcherApplication(create_backend_app), healthy)
@@ -62,10 +64,16 @@ class _Faulty:
             start_response(f"{self.faults.status or 503} Slow Down", [("Content-Length", "0")])
             return [b""]
         if failure == "reset":
-            raise ConnectionResetError("on purpose")
+            start_response("200 OK", [("Content-Length", "100")])
+            return _cut(b"")
         content = b"".join(self.inner(environ, start_response))
-        # A body shorter than its Content-Length, for "cut" and "short" alike: S3 itself never sends another kind.
-        return [content[: len(content) // 2]] if failure and environ["REQUEST_METHOD"] == "GET" else [content]
+        # "cut" and "short" alike: S3 itself always announces the true length.
+        return _cut(content) if failure and environ["REQUEST_METHOD"] == "GET" else [content]
+
+
+def _cut(content: bytes) -> Iterator[bytes]:
+    yield content[: len(content) // 2]
+    raise RuntimeError("on purpose")  # makes this server close the connection
 
 
 if __name__ == "__main__":

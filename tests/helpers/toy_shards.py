@@ -17,7 +17,9 @@ from data_pipelines.stream.plan import Placed, Plan
 from unimodel.batch import CAUSAL, CorruptedSequence
 
 
-def write_toy_shards(folder: Path, shards: int = 6, samples: int = 20, longest_tokens: int = 30, filler: int = 0) -> None:
+def write_toy_shards(
+    folder: Path, shards: int = 6, samples: int = 20, longest_tokens: int = 30, filler: int = 0
+) -> None:
     """Samples of 1 .. longest_tokens tokens and `filler` bytes beside them."""
     rng = np.random.default_rng(5)
     entries = []
