@@ -50,11 +50,11 @@ class ToyData:
         ids = np.frombuffer(fields["ids.bin"], dtype=np.int64)
         return laid_out(ids, np.full(len(ids), CAUSAL))
 
-    def stream(self, workers: int = 0, timeout_seconds: float = 60.0) -> PackedStream:
+    def stream(self, workers: int = 0, is_ahead: bool = True) -> PackedStream:
         ingredient = Ingredient("toy", self.reader.shard_samples, [(0.0, 1.0)])
         plan = Plan([ingredient], self.measure, seed=1, stage="s", row_tokens=self.row_tokens, total_rows=10**6)
-        settings = StreamSettings(self.rows, self.row_tokens, PAD_ID, workers=workers, timeout_seconds=timeout_seconds)
-        return PackedStream(plan, self.build, 1, settings, self._ahead if self.reader.is_remote else None)
+        settings = StreamSettings(self.rows, self.row_tokens, PAD_ID, workers=workers, timeout_seconds=60.0)
+        return PackedStream(plan, self.build, 1, settings, self._ahead if is_ahead and self.reader.is_remote else None)
 
     def _ahead(self, draws: list[Draw] | tuple[Draw, ...]) -> None:
         self.reader.read_ahead([draw.sample for draw in draws])
