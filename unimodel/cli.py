@@ -23,7 +23,9 @@ app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML run config.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one value: a.b=c. May be repeated.")]
-ShardFolder = Annotated[Path, typer.Argument(help="A folder of shards, or of splits.", show_default=False)]
+ShardFolder = Annotated[
+    str, typer.Argument(help="A folder of shards, or of splits, or the address of one.", show_default=False)
+]
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_validator
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
+from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from unimodel.config_objectives import ObjectiveConfig
 
 EPISODES = "episodes"
 """Name of the source that `data.folder` is."""
+DataFolder = Annotated[Folder, PlainValidator(as_folder, json_schema_input_type=str)]
+"""A local folder as a Path, an address as text: Path would take a slash out of it."""
 
 
 class RecordingConfig(Settings):
@@ -230,8 +233,8 @@ class EvaluationConfig(Settings):
 class SourceConfig(Settings):
     """Another data set: what `unimodel data build` wrote, plain WebDataset shards, or episodes recorded."""
 
-    folder: str
-    """A folder or URL of shards, or of their splits. Without splits all of it is for training."""
+    folder: DataFolder
+    """A folder of shards, or of their splits, or the address of one. Without splits all of it is for training."""
     image_size: PositiveInt = 64
     """Pictures are scaled to cover a square of so many pixels, and what sticks out is cut off."""
     tokenizer_samples: PositiveInt = 1000
@@ -241,8 +244,9 @@ class SourceConfig(Settings):
 
 
 class DataConfig(Settings):
-    folder: Path
-    """The recorded episodes that the run is evaluated on: `train/`, `validation/` and `test/`, shards and index."""
+    folder: DataFolder
+    """The recorded episodes that the run is evaluated on: `train/`, `validation/` and `test/`, shards and index. A
+    local folder, or an address that is only read (s3://bucket/folder, https://host/folder, hf://datasets/owner/name)."""
     recording: RecordingConfig = RecordingConfig()
     sources: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], SourceConfig] = {}
     """More data by the name under which a mixture asks for it."""
@@ -272,9 +276,9 @@ class AudioTokenizerConfig(Settings):
 
 
 def recordings(data: DataConfig) -> dict[Path, RecordingConfig]:
-    """What is played into which folder."""
-    others = {Path(s.folder): s.recording for s in data.sources.values() if s.recording is not None}
-    return {data.folder: data.recording} | others
+    """What is played into which folder. Raises ValueError for an address."""
+    others = {local_folder(s.folder): s.recording for s in data.sources.values() if s.recording is not None}
+    return {local_folder(data.folder): data.recording} | others
 
 
 class TokenizersConfig(Settings):

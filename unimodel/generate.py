@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.storage import join
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.config import EPISODES
 from unimodel.evaluation.dynamics import frame_sampler
@@ -67,7 +68,7 @@ def frames_from_actions(loaded: LoadedRun, actions: list[str], episode: int, see
     reader = ShardReader(loaded.run.tokens_of(EPISODES, "validation"))
     if not 0 <= episode < len(reader):
         raise ValueError(f"episode {episode} does not exist: the run has held-out episodes 0 to {len(reader) - 1}")
-    names = read_manifest(loaded.config.data.folder / "validation").metadata["action_names"]
+    names = read_manifest(join(loaded.config.data.folder, "validation")).metadata["action_names"]
     numbers = [_action_number(action, names) for action in actions]
     start = decode_tokenised(*reader.read(episode))
     world = WorldState(start.mission, start.frames[:1], start.actions[:0])

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.shards.atomic import publish
+from data_pipelines.shards.storage import Folder, Storage, as_folder, join, open_storage
+from data_pipelines.shards.table import TABLE_SUFFIX
 
 INDEX_FILE = "index.json"
 MAKE_IT = "make it with `unimodel data record CONFIG`"
@@ -35,6 +37,11 @@ class ShardEntry:
     sha256: str
     table_sha256: str
 
+    @property
+    def table_file(self) -> str:
+        """Name of its table."""
+        return self.file + TABLE_SUFFIX
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -55,14 +62,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     publish(folder / INDEX_FILE, content + SEAL % hashlib.sha256(content).hexdigest().encode())
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Raises FileNotFoundError when there is none and ValueError, naming the file, when it is malformed."""
-    path = folder / INDEX_FILE
+def read_manifest(folder: Folder, storage: Storage | None = None) -> Manifest:
+    """Of a local folder or an address; `storage` when one is open for it.
+
+    Raises FileNotFoundError when there is none and ValueError, naming the file, when it is malformed; from afar also
+    PermissionError and StorageError.
+    """
+    folder = as_folder(folder)
+    path = join(folder, INDEX_FILE)
     try:
-        raw = path.read_bytes()
+        raw = (storage or open_storage(folder)).read_file(INDEX_FILE)
         content = json.loads(raw)
     except FileNotFoundError:
-        found = "has no index.json" if folder.is_dir() else "does not exist"
+        exists = isinstance(folder, str) or folder.is_dir()
+        found = "has no index.json" if exists else "does not exist"
         raise FileNotFoundError(f"data folder {folder} {found}: {MAKE_IT}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): delete it and {MAKE_IT}") from None
@@ -88,15 +101,32 @@ def checked_entry(file: Any, num_samples: Any, size_bytes: Any, sha256: Any, tab
     return ShardEntry(file, num_samples, size_bytes, str(sha256), str(table_sha256))
 
 
-def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders of shards under `folder` by split name: itself if it has a manifest, else its subfolders that do.
+def split_folders(folder: Folder) -> dict[str, Folder]:
+    """The folders of shards under `folder` by split name: itself if it has a manifest, else its subfolders that do
+    (at an http address, where folders cannot be listed, those named test, train and validation).
 
     Raises FileNotFoundError when there is none.
     """
-    if (folder / INDEX_FILE).is_file():
-        return {folder.name: folder}
-    manifests = sorted(folder.glob(f"*/{INDEX_FILE}"))
-    if not manifests:
-        what = "holds no finished data" if folder.is_dir() else "does not exist"
+    folder = as_folder(folder)
+    if _has_manifest(folder):
+        return {_name(folder): folder}
+    candidates = {name: join(folder, name) for name in sorted(open_storage(folder).subfolders())}
+    found = {name: path for name, path in candidates.items() if _has_manifest(path)}
+    if not found:
+        exists = isinstance(folder, str) or folder.is_dir()
+        what = "holds no finished data" if exists else "does not exist"
         raise FileNotFoundError(f"data folder {folder} {what}: {MAKE_IT}")
-    return {path.parent.name: path.parent for path in manifests}
+    return found
+
+
+def _has_manifest(folder: Folder) -> bool:
+    if isinstance(folder, Path):
+        return (folder / INDEX_FILE).is_file()
+    try:
+        return bool(open_storage(folder).read_file(INDEX_FILE))
+    except FileNotFoundError:
+        return False
+
+
+def _name(folder: Folder) -> str:
+    return folder.name if isinstance(folder, Path) else folder.rsplit("/", 1)[-1]

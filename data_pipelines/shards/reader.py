@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
+from data_pipelines.shards.cache import BlockCache
 from data_pipelines.shards.index import ShardEntry, read_manifest
-from data_pipelines.shards.table import Member, SampleEntry, SampleTable, open_table, table_path
+from data_pipelines.shards.storage import DAMAGED, Folder, Storage, join, make_room, open_storage
+from data_pipelines.shards.table import Member, SampleEntry, SampleTable, decode_table
 
-MAX_OPEN_SHARDS = 128
-"""Files and tables kept open by one reader, far below the usual limit of 1,024 files per process."""
-
-DAMAGED = "run `unimodel data verify DIR` to list all damage, delete that shard and run `unimodel data record CONFIG`"
+MAX_OPEN_TABLES = 128
+"""Tables kept by one reader."""
+AHEAD_SAMPLES = 128
+"""Fetched ahead by whoever reads in order."""
 
 
 class ShardReader:
     """The samples of one folder (one split), by number.
 
+    The folder may be an address (`storage.py`); `cache` keeps what is read from there, the host's own when not given.
     Reads are positioned (`pread`), so threads and forked children may share a reader; a pickled reader opens the
-    folder anew. Raises FileNotFoundError or ValueError as `read_manifest` does.
+    folder anew. Raises FileNotFoundError, ValueError and, for an address, OSError as `read_manifest` does.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        manifest = read_manifest(self.folder)
+    def __init__(self, folder: Folder, cache: BlockCache | None = None) -> None:
+        self._storage, self._cache = open_storage(folder, cache), cache
+        self.folder = self._storage.folder
+        manifest = read_manifest(self.folder, self._storage)
         self.metadata = manifest.metadata
         self.shards = manifest.shards
         self.shard_samples = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
         self._ends: list[int] = np.cumsum(self.shard_samples).tolist()
         self.num_samples = manifest.num_samples
         self.num_bytes = sum(shard.size_bytes for shard in self.shards)
-        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         self._tables: OrderedDict[int, SampleTable] = OrderedDict()
 
     def __len__(self) -> int:
         return self.num_samples
 
-    def __reduce__(self) -> tuple[Callable[[Path], ShardReader], tuple[Path]]:
-        return ShardReader, (self.folder,)
+    def __reduce__(self) -> tuple[Callable[..., ShardReader], tuple[Folder, BlockCache | None]]:
+        return ShardReader, (self.folder, self._cache)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading ahead is worth while."""
+        return isinstance(self.folder, str)
 
     def key(self, number: int) -> str:
         """The key of sample `number`."""
@@ -84,10 +91,8 @@ class ShardReader:
         shard, row = self._place(number)
         table = self._table(shard)
         key, members = table.key(row), table.members(row)
-        # Members stand one behind another, in the order of the shard.
-        places = list(members.values())
-        first = places[0].offset
-        content = os.pread(self._file(shard).descriptor, places[-1].offset + places[-1].size - first, first)
+        first, size = _span(members)
+        content = self._storage.read_range(self.shards[shard], first, size)
         fields = {}
         for name, member in members.items():
             start = member.offset - first
@@ -102,18 +107,48 @@ class ShardReader:
         if name not in members:
             raise ValueError(f"{self._where(number, key, name)}: no such field, it has {sorted(members)}")
         member = members[name]
-        payload = os.pread(self._file(shard).descriptor, member.size, member.offset)
+        payload = self._storage.read_range(self.shards[shard], member.offset, member.size)
         return self._checked(number, key, name, member, payload)
+
+    def in_order(self, numbers: Sequence[int]) -> Iterator[int]:
+        """`numbers` one by one, for someone who reads each: the next ones are fetched ahead from afar."""
+        for done, number in enumerate(numbers):
+            if done % (AHEAD_SAMPLES // 2) == 0:
+                self.read_ahead(numbers[done : done + AHEAD_SAMPLES])
+            yield number
+
+    def read_in_order(self, numbers: Sequence[int]) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """`read` of each, fetched ahead from afar."""
+        return map(self.read, self.in_order(numbers))
+
+    def read_ahead(self, numbers: Sequence[int]) -> None:
+        """Has the bytes of these samples, and the tables that tell where they are, brought near in the background.
+
+        Local folders are near. A failure is told by whoever reads the sample.
+        """
+        if not self.is_remote:
+            return
+        rows: defaultdict[int, list[int]] = defaultdict(list)
+        for number in numbers:
+            shard, row = self._place(number)
+            rows[shard].append(row)
+        for shard, some in rows.items():
+            self._storage.in_background(f"{shard} {some}", partial(self._fetch, shard, some))
+
+    def _fetch(self, shard: int, rows: list[int]) -> None:
+        table = self._table(shard)
+        for row in rows:
+            self._storage.fetch_ahead(self.shards[shard], *_span(table.members(row)))
 
     def close(self) -> None:
         """Closes the open shards; reading again opens them again."""
-        self._open.clear()
+        self._storage.close()
         self._tables.clear()
 
-    def place(self, number: int) -> tuple[Path, int]:
+    def place(self, number: int) -> tuple[Folder, int]:
         """The shard of sample `number` and its number within it. Raises IndexError outside 0..len-1."""
         shard, row = self._place(number)
-        return self.folder / self.shards[shard].file, row
+        return join(self.folder, self.shards[shard].file), row
 
     def _place(self, number: int) -> tuple[int, int]:
         if not 0 <= number < self.num_samples:
@@ -130,12 +165,16 @@ class ShardReader:
 
     def _checked(self, number: int, key: str, name: str, member: Member, payload: bytes) -> bytes:
         """What was read of a member, if it is that."""
+        if not _is_whole(payload, member):
+            entry = self.shards[self._place(number)[0]]
+            if self._storage.forget(entry, member.offset, member.size):
+                payload = self._storage.read_range(entry, member.offset, member.size)
         if len(payload) != member.size:
             raise ValueError(
                 f"{self._where(number, key, name)} at byte {member.offset}: the shard is truncated, {len(payload)} of "
                 f"{member.size} bytes are there: {DAMAGED}"
             )
-        if zlib.crc32(payload) != member.crc32:
+        if not _is_whole(payload, member):
             raise ValueError(
                 f"{self._where(number, key, name)} at byte {member.offset}: the checksum does not match, bytes "
                 f"changed: {DAMAGED}"
@@ -145,54 +184,36 @@ class ShardReader:
     def _table(self, shard: int) -> SampleTable:
         table = self._tables.get(shard)
         if table is None:
-            table = checked_table(self.folder, self.shards[shard])
+            table = checked_table(self._storage, self.shards[shard])
             # Tables of groups of shards that are done would stay resident until they make room.
             for opened in (table, *self._tables.values()):
                 opened.let_go()
-            _make_room(self._tables)
+            make_room(self._tables, MAX_OPEN_TABLES)
             self._tables[shard] = table
         return table
 
-    def _file(self, shard: int) -> _OpenFile:
-        file = self._open.get(shard)
-        if file is None:
-            path = self.folder / self.shards[shard].file
-            try:
-                file = _OpenFile(path)
-            except FileNotFoundError:
-                raise FileNotFoundError(f"{path} is in the index but missing: {DAMAGED}") from None
-            _make_room(self._open)
-            self._open[shard] = file
-        return file
 
-
-def checked_table(folder: Path, shard: ShardEntry) -> SampleTable:
+def checked_table(storage: Storage, shard: ShardEntry) -> SampleTable:
     """The table of a shard, if every byte of it is right: all that is read from the shard is found and judged by it.
 
     Raises FileNotFoundError or ValueError naming the file.
     """
-    path = table_path(folder / shard.file)
+    path = join(storage.folder, shard.table_file)
     try:
-        with path.open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest() == shard.table_sha256
+        content = storage.read_table(shard)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: {DAMAGED}") from None
-    if not whole:
+    if hashlib.sha256(content).hexdigest() != shard.table_sha256:
         raise ValueError(f"{path}: its SHA-256 is not the one in the manifest, bytes changed: {DAMAGED}")
-    return open_table(path, shard.num_samples)
+    return decode_table(content, shard.num_samples, path)
 
 
-def _make_room(opened: OrderedDict) -> None:
-    while len(opened) >= MAX_OPEN_SHARDS:
-        opened.popitem(last=False)
+def _span(members: dict[str, Member]) -> tuple[int, int]:
+    """First byte and number of bytes from the first to the last member; they stand one behind another."""
+    places = list(members.values())
+    first = places[0].offset
+    return first, places[-1].offset + places[-1].size - first
 
 
-class _OpenFile:
-    """A descriptor that closes when its last user lets go: evicting it never pulls it from under a reading thread."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+def _is_whole(payload: bytes, member: Member) -> bool:
+    return len(payload) == member.size and zlib.crc32(payload) == member.crc32

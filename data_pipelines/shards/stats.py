@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.shards.index import split_folders
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.storage import Folder
 from data_pipelines.sources.episode import decode_about, decode_array
 
 
-def dataset_stats(folder: Path) -> dict[str, dict[str, Any]]:
+def dataset_stats(folder: Folder) -> dict[str, dict[str, Any]]:
     """JSON-able statistics by split: counts of samples, shards, frames, steps and bytes, and for recorded episodes
     the distributions of lengths (steps), actions, captions (words), the success rate (reward > 0) and missions.
 
@@ -22,7 +22,7 @@ def dataset_stats(folder: Path) -> dict[str, dict[str, Any]]:
     return {split: _split_stats(path) for split, path in split_folders(folder).items()}
 
 
-def _split_stats(folder: Path) -> dict[str, Any]:
+def _split_stats(folder: Folder) -> dict[str, Any]:
     reader = ShardReader(folder)
     stats: dict[str, Any] = {
         "samples": len(reader),

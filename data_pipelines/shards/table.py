@@ -51,7 +51,7 @@ class SampleEntry:
 class SampleTable:
     """Read access to the columns of one shard. Sample numbers count from 0 within the shard."""
 
-    def __init__(self, columns: dict[str, np.ndarray], fields: list[str], content: mmap.mmap) -> None:
+    def __init__(self, columns: dict[str, np.ndarray], fields: list[str], content: bytes | mmap.mmap) -> None:
         self._fields, self._content = fields, content
         self._keys = columns["keys"].tobytes()
         # A number of a memoryview is a Python int, and costs a third of one of an array.
@@ -70,7 +70,8 @@ class SampleTable:
 
     def let_go(self) -> None:
         """Takes no memory until it is read again: then the pages that are read come back from the page cache."""
-        self._content.madvise(mmap.MADV_DONTNEED)
+        if isinstance(self._content, mmap.mmap):
+            self._content.madvise(mmap.MADV_DONTNEED)
 
     def key(self, number: int) -> str:
         return self._keys[_range(self._key_end, number)].decode()
@@ -134,14 +135,22 @@ def encode_table(samples: Sequence[SampleEntry]) -> bytes:
 
 
 def open_table(path: Path, num_samples: int) -> SampleTable:
-    """Maps a table into memory.
+    """Maps a table into memory. Raises FileNotFoundError when it is missing and ValueError as `decode_table` does."""
+    with path.open("rb") as file:
+        try:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:  # empty
+            raise ValueError(f"{path} is not a table ({error}): make its shard again") from None
+    return decode_table(content, num_samples, path)
 
-    Raises FileNotFoundError when it is missing and ValueError, naming the file, when it is not a whole table of
-    `num_samples` samples. Whether every byte is right, its SHA-256 in the manifest tells.
+
+def decode_table(content: bytes | mmap.mmap, num_samples: int, path: Path | str) -> SampleTable:
+    """The table in `content`, which it keeps.
+
+    Raises ValueError, naming `path`, when it is not a whole table of `num_samples` samples. Whether every byte is
+    right, its SHA-256 in the manifest tells.
     """
     try:
-        with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         columns, fields = _decode(content)
         table = SampleTable(columns, fields, content)
         _check(columns, fields, num_samples)
@@ -153,7 +162,7 @@ def open_table(path: Path, num_samples: int) -> SampleTable:
 _DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 
 
-def _decode(content: mmap.mmap) -> tuple[dict[str, np.ndarray], list[str]]:
+def _decode(content: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], list[str]]:
     """Columns as views of the mapped file (safetensors' own reader would copy them)."""
     size = int.from_bytes(content[:HEADER_BYTES], "little")
     if size > min(MAX_HEADER_BYTES, len(content)):

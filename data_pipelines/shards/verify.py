@@ -5,14 +5,16 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from data_pipelines.shards.cache import BlockCache
 from data_pipelines.shards.foreign import INDEXED
 from data_pipelines.shards.index import ShardEntry, read_manifest, split_folders
 from data_pipelines.shards.reader import checked_table
-from data_pipelines.shards.table import SampleEntry, table_path
+from data_pipelines.shards.storage import Folder, Storage, join, open_storage
+from data_pipelines.shards.table import SampleEntry
 from data_pipelines.shards.writer import file_sha256, member_header
 from data_pipelines.sources.episode import decode_episode
 
@@ -41,7 +43,7 @@ class Problem:
 class VerifyReport:
     """What was read, summed over all splits, and all that is wrong with it."""
 
-    folder: Path
+    folder: Folder
     splits: tuple[str, ...]
     num_shards: int
     num_samples: int
@@ -72,35 +74,38 @@ class _Place:
         return self.offset + self.size + -self.size % BLOCK
 
 
-def verify_dataset(folder: Path) -> VerifyReport:
+def verify_dataset(folder: Folder) -> VerifyReport:
     """Reads every byte of every split: sizes, SHA-256 of shards and tables, CRC-32 of fields, tar structure,
-    decodability of episodes, duplicate keys, files that do not belong.
+    decodability of episodes, duplicate keys, files that do not belong. Of an address all is downloaded, a shard at a
+    time; files that do not belong are not found where files cannot be listed (http).
 
     Raises FileNotFoundError when there is no manifest and ValueError when one is malformed; all other damage is in
-    the report.
+    the report. OSError when an address cannot be read.
     """
     splits = split_folders(folder)
     manifests = {split: read_manifest(path) for split, path in splits.items()}
     problems: list[Problem] = []
     seen: Counter[str] = Counter()
     for split, manifest in manifests.items():
+        # What the host has downloaded before says nothing about what lies there now.
+        storage = open_storage(splits[split], BlockCache(Path(), limit_bytes=0))
         for shard in manifest.shards:
-            path = splits[split] / shard.file
+            path = str(join(splits[split], shard.file))
             try:
-                samples = list(checked_table(splits[split], shard).samples())
+                samples = list(checked_table(storage, shard).samples())
             except (FileNotFoundError, ValueError) as error:
-                problems.append(Problem(str(table_path(path)), "", "", -1, str(error)))
+                problems.append(Problem(str(join(splits[split], shard.table_file)), "", "", -1, str(error)))
                 continue
             if manifest.metadata.get("kind") == INDEXED:
                 seen.clear()  # tars made elsewhere may count their keys from 0 each
             seen.update(sample.key for sample in samples)
-            problems += _verify_shard(path, shard, samples)
+            problems += [replace(problem, shard=path) for problem in _verify_copy(storage, shard, samples)]
             problems += [
-                Problem(str(path), sample.key, "", -1, "this key is used more than once in the data set")
+                Problem(path, sample.key, "", -1, "this key is used more than once in the data set")
                 for sample in samples
                 if seen[sample.key] > 1
             ]
-        problems += _strangers(splits[split], manifest.shards)
+        problems += _strangers(storage, manifest.shards)
     shards = [shard for manifest in manifests.values() for shard in manifest.shards]
     return VerifyReport(
         folder=folder,
@@ -112,10 +117,16 @@ def verify_dataset(folder: Path) -> VerifyReport:
     )
 
 
-def _verify_shard(path: Path, shard: ShardEntry, samples: list[SampleEntry]) -> list[Problem]:
-    if not path.is_file():
+def _verify_copy(storage: Storage, shard: ShardEntry, samples: list[SampleEntry]) -> list[Problem]:
+    try:
+        with storage.local_copy(shard.file) as path:
+            return _verify_shard(path, shard, samples)
+    except FileNotFoundError:
         what = f"the file is missing, it held {len(samples)} samples: run `unimodel data record CONFIG`"
-        return [Problem(str(path), "", "", -1, what)]
+        return [Problem(shard.file, "", "", -1, what)]
+
+
+def _verify_shard(path: Path, shard: ShardEntry, samples: list[SampleEntry]) -> list[Problem]:
     places = sorted(
         (_Place(s.key, f, m.offset, m.size, m.crc32) for s in samples for f, m in s.members.items()),
         key=lambda place: place.offset,
@@ -204,11 +215,14 @@ def _verify_episode(path: Path, key: str, fields: dict[str, bytes]) -> list[Prob
     return []
 
 
-def _strangers(folder: Path, shards: tuple[ShardEntry, ...]) -> list[Problem]:
+def _strangers(storage: Storage, shards: tuple[ShardEntry, ...]) -> list[Problem]:
     """Tars that readers which glob the folder would take for data."""
     known = {shard.file for shard in shards}
-    strangers = sorted(file for file in folder.glob("*.tar") if file.name not in known)
-    return [Problem(str(file), "", "", -1, "this file is not in the index: remove it") for file in strangers]
+    strangers = [file for file in storage.files() if file.endswith(".tar") and file not in known]
+    return [
+        Problem(str(join(storage.folder, file)), "", "", -1, "this file is not in the index: remove it")
+        for file in strangers
+    ]
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -10,13 +10,15 @@ it, so steps that were prefetched but not used are made again after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from data_pipelines.stream.order import Draw
 from data_pipelines.stream.packing import deal_by_cost
 from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
 from data_pipelines.stream.worker_death import WorkerError, death_watch, forget_death, prepare_worker
@@ -24,6 +26,9 @@ from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
 PREFETCH_STEPS = 4
 """Steps that a worker builds ahead."""
+READ_AHEAD_STEPS = 32
+"""Steps whose bytes are asked for before they are built, for data that lies far away. New shards come in groups, all at
+once: so many steps is the time in which a group's first blocks must arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +84,17 @@ class _Step:
     rows: tuple[Row, ...]
     state: StreamState
     tokens: tuple[int, ...]
+    ahead: tuple[Draw, ...] = ()
+    """Whose bytes are wanted soon."""
 
 
 class PackedStream(IterableDataset):
     """Endless steps of one rank.
 
     `build(placed)` reads, tokenises and corrupts one sample, or says what is wrong with it; it must be a pure function
-    of the draw. Raises ValueError when the rows do not divide among the ranks; `next` raises WorkerError when a worker
-    dies or hangs, and the ValueError or OSError of a step that cannot be planned or built.
+    of the draw. `read_ahead(draws)`, where data lies far away, has their bytes fetched in the background; it is called
+    where the steps are built. Raises ValueError when the rows do not divide among the ranks; `next` raises WorkerError
+    when a worker dies or hangs, and the ValueError or OSError of a step that cannot be planned or built.
     """
 
     def __init__(
@@ -95,10 +103,12 @@ class PackedStream(IterableDataset):
         build: Callable[[Placed], CorruptedSequence | BadSample],
         num_ingredients: int,
         settings: StreamSettings,
+        read_ahead: Callable[[Sequence[Draw]], None] | None = None,
     ) -> None:
         deal_by_cost([0.0] * settings.rows, settings.num_ranks)
         self._plan, self._num_ingredients, self._settings = plan, num_ingredients, settings
-        self._builder = _StepBuilder(build, settings)
+        self._builder = _StepBuilder(build, settings, read_ahead)
+        self._reads_ahead = read_ahead is not None
         self._steps: Iterator[StepBatch | Exception] | None = None
         self.state = plan.state
 
@@ -157,6 +167,28 @@ class PackedStream(IterableDataset):
         )
 
     def _planned(self) -> Iterator[_Step | Exception]:
+        return self._with_ahead() if self._reads_ahead else self._in_order()
+
+    def _with_ahead(self) -> Iterator[_Step | Exception]:
+        """Every step asks for the bytes of the one that comes READ_AHEAD_STEPS later, the first for all before."""
+        waiting: deque[_Step] = deque()
+        ahead: list[Draw] = []
+        window = -1
+        for step in self._in_order():
+            if isinstance(step, Exception):
+                yield from waiting
+                yield step
+                return
+            waiting.append(step)
+            ahead += [placed.draw for row in step.rows for placed in row]
+            if self._plan.state.window != window:
+                window = self._plan.state.window
+                ahead += self._plan.shards_ahead()
+            if len(waiting) > READ_AHEAD_STEPS:
+                yield replace(waiting.popleft(), ahead=tuple(ahead))
+                ahead.clear()
+
+    def _in_order(self) -> Iterator[_Step | Exception]:
         settings = self._settings
         while True:
             try:
@@ -176,13 +208,20 @@ class PackedStream(IterableDataset):
 class _StepBuilder(Dataset):
     """Builds whole steps: what crosses from a worker is one packed batch."""
 
-    def __init__(self, build: Callable[[Placed], CorruptedSequence | BadSample], settings: StreamSettings) -> None:
-        self._build, self._settings = build, settings
+    def __init__(
+        self,
+        build: Callable[[Placed], CorruptedSequence | BadSample],
+        settings: StreamSettings,
+        read_ahead: Callable[[Sequence[Draw]], None] | None,
+    ) -> None:
+        self._build, self._settings, self._read_ahead = build, settings, read_ahead
 
     def __getitem__(self, step: _Step | Exception) -> StepBatch | Exception:
         if isinstance(step, Exception):
             return step
         try:
+            if self._read_ahead is not None:
+                self._read_ahead(step.ahead)
             return self._step(step)
         except (OSError, ValueError) as error:  # torch would hand it over as a traceback
             return error

@@ -17,6 +17,7 @@ from data_pipelines.stream.randomness import keyed_generator
 GROUP_SAMPLES = 1 << 17
 """Shards are grouped up to about so many samples, and to GROUP_SHARDS at most."""
 GROUP_SHARDS = 16
+MAX_SHARDS_AHEAD = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,22 @@ class SampleOrder:
         group = int(np.searchsorted(group_ends, position, side="right"))
         before = int(group_ends[group - 1]) if group else 0
         return epoch, int(self._group(epoch, group)[position - before])
+
+    def shards_from(self, number: int, count: int) -> list[tuple[int, int]]:
+        """(epoch, first sample) of every shard that draws `number` .. `number + count` come from, and of the group of
+        shards after those."""
+        found: list[tuple[int, int]] = []
+        here = number
+        while len(found) < MAX_SHARDS_AHEAD:
+            epoch, position = divmod(here, self.num_samples)
+            shards, group_ends = self._shards(epoch)
+            group = int(np.searchsorted(group_ends, position, side="right"))
+            some = shards[group * self._group_shards : (group + 1) * self._group_shards]
+            found += [(epoch, int(self._first[shard])) for shard in some if self._counts[shard]]
+            if here > number + count:
+                break
+            here = epoch * self.num_samples + int(group_ends[group])
+        return found
 
     def _permute_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The shards in the order of an epoch, and how many samples come up to the end of every group of them."""

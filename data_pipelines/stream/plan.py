@@ -103,6 +103,16 @@ class Plan:
                 self.state, self._rows = self._next, None
         return taken
 
+    def shards_ahead(self) -> list[Draw]:
+        """A sample of every shard that the next window is likely to draw from and of those after them: what planning it
+        will ask to be measured comes from these shards."""
+        counts = [after - before for after, before in zip(self._next.drawn, self.state.drawn, strict=True)]
+        return [
+            Draw(ingredient, *place)
+            for ingredient, (order, count) in enumerate(zip(self._orders, counts, strict=True))
+            for place in order.shards_from(self._next.drawn[ingredient], count)
+        ]
+
     def _plan_window(self, state: StreamState) -> tuple[list[Row], StreamState]:
         """The rows of a window, and the state before the one after it."""
         shares = shares_at(self._mixture, min(1.0, state.window * WINDOW_ROWS / self._total_rows))

@@ -202,7 +202,8 @@ def test_a_reader_travels_to_other_processes(recorded: Path) -> None:
 
 
 def test_only_so_many_shards_stay_open(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.shards.reader.MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr("data_pipelines.shards.storage.MAX_OPEN_FILES", 1)
+    monkeypatch.setattr("data_pipelines.shards.reader.MAX_OPEN_TABLES", 1)
     before = len(list(Path("/proc/self/fd").iterdir()))
     reader = ShardReader(recorded / "train")
     keys = [reader.read(number)[0] for number in range(len(reader))]

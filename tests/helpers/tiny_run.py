@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
+from data_pipelines.shards.storage import local_folder
 from data_pipelines.sources.recording import Recording, record_dataset
 from unimodel.config import RunConfig
 from unimodel.config_file import load_config, settings_of
@@ -168,7 +169,7 @@ def _prepared() -> Path:
     _clean_up_later(folder)
     config = RunConfig.model_validate_json(json.dumps(_values(folder, folder / "data", tuple(CONFIG["stages"]))))
     recording = Recording(seed=config.seed, **settings_of(config.data.recording))
-    record_dataset(config.data.folder, recording, processes=1)
+    record_dataset(local_folder(config.data.folder), recording, processes=1)
     train_tokenizers(config, RunFolder(config.folder))
     tokenise_dataset(config, RunFolder(config.folder))
     return folder

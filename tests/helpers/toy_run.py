@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_pipelines.shards.storage import local_folder
 from data_pipelines.sources.recording import Recording, record_dataset
 from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
@@ -73,7 +74,7 @@ def make_toy_run(folder: Path) -> RunFolder:
     config = toy_config(folder)
     run = RunFolder(config.folder)
     recording = Recording(seed=config.seed, **settings_of(config.data.recording))
-    record_dataset(config.data.folder, recording, processes=1)
+    record_dataset(local_folder(config.data.folder), recording, processes=1)
     train_tokenizers(config, run)
     tokenise_dataset(config, run)
     run.store_config(config)

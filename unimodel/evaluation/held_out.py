@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.storage import join
 from data_pipelines.sources.episode import Episode
 from unimodel.config import EPISODES, RunConfig
 from unimodel.run_folder import RunFolder
@@ -35,7 +36,7 @@ class HeldOut:
 def load_held_out(config: RunConfig, run: RunFolder, split: Split, vocabulary: Vocabulary, eos_id: int) -> HeldOut:
     """Raises FileNotFoundError when shards or their codes are missing."""
     count = config.evaluation.episodes
-    episodes = list(read_episodes(config.data.folder / split, count))
+    episodes = list(read_episodes(join(config.data.folder, split), count))
     reader = ShardReader(run.tokens_of(EPISODES, split))
     tokens = [decode_tokenised(*reader.read(i)) for i in range(min(count, len(reader)))]
     train = ShardReader(run.tokens_of(EPISODES, "train"))

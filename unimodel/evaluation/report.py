@@ -18,6 +18,7 @@ import jinja2
 import torch
 
 from data_pipelines.shards.index import read_manifest
+from data_pipelines.shards.storage import join
 from unimodel.config import RunConfig
 from unimodel.evaluation.held_out import HeldOut, load_held_out
 from unimodel.evaluation.report_plots import Chart, stage_charts
@@ -87,7 +88,7 @@ class _Materials:
         return self._held_out
 
     def action_names(self) -> list[str]:
-        return read_manifest(self.config.data.folder / "test").metadata["action_names"]
+        return read_manifest(join(self.config.data.folder, "test")).metadata["action_names"]
 
     def model_of(self, sequence: str) -> LoadedRun:
         """The last finished stage that was trained on `sequence`."""

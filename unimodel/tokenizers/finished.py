@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from data_pipelines.shards.index import INDEX_FILE, read_manifest, split_folders
+from data_pipelines.shards.storage import Folder
 from data_pipelines.shards.writer import file_sha256
 from unimodel.config import EPISODES, RunConfig
 from unimodel.config_file import settings_of
@@ -44,14 +44,14 @@ def source_names(config: RunConfig) -> list[str]:
     return [EPISODES, *config.data.sources]
 
 
-def source_splits(config: RunConfig, source: str) -> dict[str, Path]:
+def source_splits(config: RunConfig, source: str) -> dict[str, Folder]:
     """Folders of shards by split; a source without splits is all for training.
 
     Raises FileNotFoundError when there is no data, ValueError when none of it is for training.
     """
     if source == EPISODES:
         return split_folders(config.data.folder)
-    folder = Path(config.data.sources[source].folder)
+    folder = config.data.sources[source].folder
     splits = split_folders(folder)
     if list(splits.values()) == [folder]:
         return {"train": folder}

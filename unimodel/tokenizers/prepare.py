@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.shards.index import Manifest, ShardEntry, write_manifest
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.storage import Folder
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import Episode, decode_episode
@@ -80,11 +81,12 @@ def tokenise_dataset(config: RunConfig, run: RunFolder) -> None:
                 _tokenise_split(config, run, bundle, source, split, ShardReader(folder))
 
 
-def read_episodes(folder: Path, limit: int | None = None) -> Iterator[Episode]:
+def read_episodes(folder: Folder, limit: int | None = None) -> Iterator[Episode]:
     """Decoded episodes of one split, in order."""
     reader = ShardReader(folder)
-    for number in range(len(reader) if limit is None else min(limit, len(reader))):
-        yield decode_episode(*reader.read(number))
+    numbers = range(len(reader) if limit is None else min(limit, len(reader)))
+    for key, fields in reader.read_in_order(numbers):
+        yield decode_episode(key, fields)
 
 
 def tokenise_sample(sample: Sample, bundle: TokenizerBundle) -> TokenisedEpisode:
@@ -138,7 +140,7 @@ def _tokenised(
     quarantine: Path,
     bar: ProgressBar,
 ) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
-    for number in numbers:
+    for number in reader.in_order(numbers):
         try:
             episode = tokenise_sample(_read_sample(config, source, reader, number), bundle)
         except ValueError as error:
@@ -171,7 +173,7 @@ def _tokenizer_samples(config: RunConfig, source: str) -> Iterator[Sample]:
     else:
         wanted = min(config.data.sources[source].tokenizer_samples, len(reader))
         numbers = [i * len(reader) // wanted for i in range(wanted)]
-    for number in numbers:
+    for number in reader.in_order(numbers):
         try:
             yield _read_sample(config, source, reader, number)
         except ValueError:

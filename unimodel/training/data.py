@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.shards.storage import Folder
 from data_pipelines.stream.loader import BadSample, PackedStream, StreamSettings
 from data_pipelines.stream.mixture import Ingredient, Schedule
 from data_pipelines.stream.order import Draw
@@ -25,7 +26,7 @@ class StageData:
     """
 
     def __init__(
-        self, tokens: Mapping[str, Path], builder: SequenceBuilder, stage_name: str, stage: StageConfig, seed: int
+        self, tokens: Mapping[str, Folder], builder: SequenceBuilder, stage_name: str, stage: StageConfig, seed: int
     ) -> None:
         readers = {name: ShardReader(tokens[name]) for name in {entry.source: None for entry in stage.mixture}}
         self._readers = [readers[entry.source] for entry in stage.mixture]
@@ -92,7 +93,16 @@ class StageData:
             state=state,
         )
         settings = StreamSettings(batch.rows, batch.row_tokens, pad_id, rank, num_ranks, workers)
-        return PackedStream(plan, self.build, len(mixture), settings)
+        read_ahead = self.read_ahead if any(reader.is_remote for reader in self._readers) else None
+        return PackedStream(plan, self.build, len(mixture), settings, read_ahead)
+
+    def read_ahead(self, draws: Sequence[Draw]) -> None:
+        """Has the bytes of these draws fetched in the background."""
+        samples: defaultdict[int, list[int]] = defaultdict(list)
+        for draw in draws:
+            samples[draw.ingredient].append(draw.sample)
+        for ingredient, numbers in samples.items():
+            self._readers[ingredient].read_ahead(numbers)
 
 
 def entry_name(entry: MixtureEntry) -> str:
