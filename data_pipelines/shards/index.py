@@ -18,7 +18,7 @@ from data_pipelines.shards.storage import Folder, Storage, as_folder, join, open
 from data_pipelines.shards.table import TABLE_SUFFIX
 
 INDEX_FILE = "index.json"
-MAKE_IT = "make it with `unimodel data record CONFIG`"
+MAKE_IT = "make it with `unimodel data record CONFIG` (`data build` or `data index` for data from elsewhere)"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 COLUMNS = ("file", "num_samples", "size_bytes", "sha256", "table_sha256")
 LARGEST_NUMBER = 1 << 53
