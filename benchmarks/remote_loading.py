@@ -34,9 +34,9 @@ from data_pipelines.stream.loader import PackedStream  # noqa: E402
 LATENCY_SECONDS, FAILURE_SHARE = 0.05, 0.05
 SHARDS, SAMPLES, FILLER_BYTES = 32, 200, 50_000
 ROWS, ROW_TOKENS, WORKERS = 8, 256, 2
-STEP_SECONDS, WARM_UP, STEPS = 0.5, 12, 50
+STEP_SECONDS, WARM_UP, STEPS = 0.5, 12, 40
 FAST_STEPS = 80
-ROUNDS = 3
+ROUNDS = 2
 
 
 @contextmanager
@@ -109,12 +109,12 @@ def main() -> None:
         print(
             f"{SHARDS} shards, {SHARDS * SAMPLES} samples, {size / 1e6:.0f} MB; {WORKERS} workers; "
             f"{LATENCY_SECONDS * 1000:.0f} ms latency, {FAILURE_SHARE:.0%} of requests fail; step {STEP_SECONDS} s; "
-            f"median of {ROUNDS}"
+            f"mean of {ROUNDS}"
         )
         with serving("file_server.py", data) as web, serving("object_store.py", data) as store:
             os.environ["AWS_ENDPOINT_URL"] = store
             folders = {"file": data / "train", "http": f"{web}/train", "s3": f"s3://{BUCKET}/train"}
-            figures = {name: statistics.median(values) for name, values in measure(folders, Path(scratch)).items()}
+            figures = {name: statistics.mean(values) for name, values in measure(folders, Path(scratch)).items()}
     for name in folders:
         empty, warm = figures[f"{name} empty"], figures[f"{name} warm"]
         print(
