@@ -118,13 +118,22 @@ def data_verify(folder: ShardFolder) -> None:
 
 
 @data_app.command("stats")
-def data_stats(folder: ShardFolder) -> None:
-    """Describe a data set: episodes, frames, lengths, actions, success, as JSON."""
+def data_stats(
+    folder: ShardFolder,
+    sheet: Annotated[Path | None, typer.Option(help="Also write a page of samples to look at: FILE.html.")] = None,
+) -> None:
+    """Describe a data set: counts and lengths, and of episodes actions and success, as JSON."""
     import json
 
     from data_pipelines.shards.stats import dataset_stats
 
     typer.echo(json.dumps(dataset_stats(folder), indent=2))
+    if sheet is not None:
+        from data_pipelines.sources.sample_sheet import write_sample_sheet
+        from unimodel.observe.progress import say
+
+        write_sample_sheet(folder, sheet)
+        say(f"samples: {sheet}")
 
 
 @data_app.command("tokenize")

@@ -78,6 +78,16 @@ class ShardReader:
         """`entry` of every sample, in order."""
         return map(self.entry, range(self.num_samples))
 
+    @property
+    def length_names(self) -> list[str]:
+        """Names of the lengths that samples have."""
+        return sorted({name for shard in range(len(self.shards)) for name in self._table(shard).length_names})
+
+    def all_lengths(self, name: str) -> np.ndarray:
+        """int64 [samples that have it] the lengths called `name`, each sample's added up."""
+        tables = map(self._table, range(len(self.shards)))
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(table.sums(name) for table in tables)])
+
     def total_length(self, name: str) -> int:
         """Sum of the lengths called `name` over all samples."""
         return sum(self._table(shard).total(name) for shard in range(len(self.shards)))

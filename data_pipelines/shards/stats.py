@@ -14,8 +14,9 @@ from data_pipelines.sources.episode import decode_about, decode_array
 
 
 def dataset_stats(folder: Folder) -> dict[str, dict[str, Any]]:
-    """JSON-able statistics by split: counts of samples, shards, frames, steps and bytes, and for recorded episodes
-    the distributions of lengths (steps), actions, captions (words), the success rate (reward > 0) and missions.
+    """JSON-able statistics by split: counts of samples, shards and bytes, the lengths that the index keeps (frames,
+    bytes of text, samples of sound, tokens), and for recorded episodes the distributions of lengths (steps), actions,
+    captions (words), the success rate (reward > 0) and missions.
 
     Raises FileNotFoundError or ValueError as `ShardReader` does.
     """
@@ -29,6 +30,7 @@ def _split_stats(folder: Folder) -> dict[str, Any]:
         "shards": len(reader.shards),
         "shard_bytes": reader.num_bytes,
         "frames": reader.total_length("frames"),
+        "lengths": {name: _lengths(reader.all_lengths(name)) for name in reader.length_names},
     }
     if not len(reader) or "frames.png" not in reader.entry(0).members:
         return stats
@@ -66,7 +68,11 @@ def _episode_stats(reader: ShardReader) -> dict[str, Any]:
     }
 
 
-def _distribution(values: list[int]) -> dict[str, float]:
+def _lengths(values: np.ndarray) -> dict[str, float]:
+    return {"samples": len(values), "total": int(values.sum()), **_distribution(values)} if len(values) else {}
+
+
+def _distribution(values: list[int] | np.ndarray) -> dict[str, float]:
     array = np.asarray(values)
     return {
         "min": int(array.min()),

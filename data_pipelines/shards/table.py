@@ -101,6 +101,16 @@ class SampleTable:
         """Every sample, in shard order."""
         return map(self.sample, range(len(self)))
 
+    def sums(self, name: str) -> np.ndarray:
+        """int64 [samples that have any] the lengths called `name`, added up for each sample."""
+        if name not in self._lengths:
+            return np.zeros(0, dtype=np.int64)
+        values, ends = (np.asarray(column, dtype=np.int64) for column in self._lengths[name])
+        starts = np.concatenate([[0], ends[:-1]])
+        counts = ends - starts
+        summed = np.concatenate([[0], np.cumsum(values)])
+        return (summed[ends] - summed[starts])[counts > 0]
+
     def total(self, name: str) -> int:
         """Sum of the lengths called `name` over all samples; 0 when there are none."""
         return sum(self._lengths[name][0]) if name in self._lengths else 0
