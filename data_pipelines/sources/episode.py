@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.shards.npy import decode_npy
 from data_pipelines.sources.sound import decode_sound, encode_flac, to_pcm
@@ -197,8 +197,15 @@ def _decode_strip(key: str, fields: dict[str, bytes], frames: int) -> np.ndarray
             _check_strip_size(key, frames, height, width)
             pixels = np.array(image)
     except Exception as error:  # what a picture's parser meets in damaged bytes has many types
-        raise ValueError(f"sample {key}: field frames.png is not a readable image ({error}): {RECORD_AGAIN}") from None
+        raise ValueError(
+            f"sample {key}: field frames.png is not a readable image ({what_of(error)}): {RECORD_AGAIN}"
+        ) from None
     return pixels.reshape(frames, height, width, 3)
+
+
+def what_of(error: Exception) -> str:
+    """What Pillow says, without the address in memory of what it looked at."""
+    return "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _check_strip_size(key: str, frames: int, height: int, width: int) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.episode import SOUND_FIELD, Episode, decode_episode, silence, sound_of
+from data_pipelines.sources.episode import SOUND_FIELD, Episode, decode_episode, silence, sound_of, what_of
 
 PICTURE_FIELDS = ("png", "jpg", "jpeg", "webp")
 SOUND_FIELDS = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
@@ -118,7 +118,7 @@ def decode_picture(key: str, field: str, payload: bytes) -> np.ndarray:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
             return np.asarray(image.convert("RGB"))
     except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"sample {key}: field {field} is not a readable picture ({error})") from None
+        raise ValueError(f"sample {key}: field {field} is not a readable picture ({what_of(error)})") from None
 
 
 def squared(frames: np.ndarray, size: int) -> np.ndarray:
