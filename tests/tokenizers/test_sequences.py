@@ -148,7 +148,7 @@ def test_tokenised_episode_survives_its_shard() -> None:
 
 TALKIE, FILM = toy_talkie(4), toy_film(5)
 SOUND = replace(TALKIE, frames=np.zeros((5, 0, 0), dtype=np.int64))
-TEXT = replace(FILM, frames=np.zeros((1, 0, 0), dtype=np.int64), audio=np.zeros((1, 0), dtype=np.int64))
+TEXT = replace(toy_film(5, steps=0), frames=np.zeros((1, 0, 0), dtype=np.int64), audio=np.zeros((1, 0), dtype=np.int64))
 KINDS: tuple[SequenceKind, ...] = get_args(SequenceKind)
 
 
