@@ -329,6 +329,7 @@ def export_command(
 
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
+    from data_pipelines.extras import MissingExtraError
     from unimodel.errors import RunError, Stopped
 
     # Read when torch loads OpenMP: a waiting thread spins briefly, then sleeps. Spinning for ever makes steps
@@ -345,7 +346,7 @@ def main() -> None:
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         _fail(f"{error}{'; the disk is full: free space and run the same command again' if full else ''}", 1)
-    except (ValueError, FloatingPointError, RunError) as error:
+    except (ValueError, FloatingPointError, RunError, MissingExtraError) as error:
         _fail(str(error), 2)
 
 

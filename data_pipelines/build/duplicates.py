@@ -15,24 +15,24 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.build.settings import DuplicateSettings
-from data_pipelines.sources.item import Sample
-from data_pipelines.sources.picture import KEPT_FORMATS
+from data_pipelines.extras import load_extra
+from data_pipelines.sources.fields import PICTURE_FIELDS, SOUND_FIELDS, STRIP_FIELDS, TRACK_FIELD, first_of
+from data_pipelines.sources.item import EncodedSample
 
-PICTURE_FIELDS = tuple(KEPT_FORMATS.values())
-MEDIA_FIELDS = (*PICTURE_FIELDS, "frames.jpg", "frames.png", "flac", "sound.flac")
+MEDIA_FIELDS = (*PICTURE_FIELDS, *STRIP_FIELDS, *SOUND_FIELDS, TRACK_FIELD)
 HASH_BITS = 64
 MINHASH_VALUES = 128
 MINHASH_SCHEME = "affine32"
 SHINGLE_WORDS = 5
 
 
-def fingerprint(sample: Sample, settings: DuplicateSettings) -> dict[str, str]:
+def fingerprint(sample: EncodedSample, settings: DuplicateSettings) -> dict[str, str]:
     """What `Duplicates` compares, as short JSON-able text.
 
-    Raises ValueError when a library that the settings need is not installed.
+    Raises MissingExtraError when a library that the settings need is not installed.
     """
     media = [sample.fields[name] for name in MEDIA_FIELDS if name in sample.fields]
-    picture = next((sample.fields[name] for name in PICTURE_FIELDS if name in sample.fields), None)
+    picture = sample.fields.get(first_of(PICTURE_FIELDS, sample.fields) or "")
     prints: dict[str, str] = {}
     if settings.exact:
         digest = hashlib.sha256()
@@ -128,15 +128,11 @@ def _text_index(threshold: float) -> Any:
 
 
 def _datasketch() -> Any:
-    try:
-        import datasketch
-    except ImportError:
-        raise ValueError("duplicates.text_similarity needs datasketch: pip install 'unimodel[build]'") from None
-    return datasketch
+    return load_extra("datasketch", "build", "duplicates.text_similarity")
 
 
 def check_duplicates(settings: DuplicateSettings) -> None:
-    """Raises ValueError for a library that is not installed."""
+    """Raises MissingExtraError for a library that is not installed."""
     if settings.picture_distance is not None:
         _imagehash()
     if settings.text_similarity is not None:
@@ -144,8 +140,4 @@ def check_duplicates(settings: DuplicateSettings) -> None:
 
 
 def _imagehash() -> Any:
-    try:
-        import imagehash
-    except ImportError:
-        raise ValueError("duplicates.picture_distance needs imagehash: pip install 'unimodel[build]'") from None
-    return imagehash
+    return load_extra("imagehash", "build", "duplicates.picture_distance")

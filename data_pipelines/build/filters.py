@@ -7,18 +7,19 @@ from functools import cache
 from typing import Any
 
 from data_pipelines.build.settings import FilterSettings
-from data_pipelines.sources.item import Dropped, Sample
+from data_pipelines.extras import load_extra
+from data_pipelines.sources.item import Dropped, EncodedSample
 
 
 def check_filters(filters: FilterSettings) -> None:
-    """Raises ValueError for a language that is not known or a library that is not installed."""
+    """Raises ValueError for a language that is not known, MissingExtraError for a library that is not installed."""
     if filters.languages:
         known = _identifier().labels
         if unknown := [code for code in filters.languages if code not in known]:
             raise ValueError(f"filters.languages: '{unknown[0]}' is not known; known: {', '.join(sorted(known))}")
 
 
-def reason_to_drop(sample: Sample, filters: FilterSettings) -> Dropped | None:
+def reason_to_drop(sample: EncodedSample, filters: FilterSettings) -> Dropped | None:
     """Why a sample is not kept; None when it is."""
     for reason, found, least, most in _measures(sample, filters):
         if (least is not None and found < least) or (most is not None and found > most):
@@ -33,7 +34,7 @@ def reason_to_drop(sample: Sample, filters: FilterSettings) -> Dropped | None:
 _Measure = tuple[str, float, float | None, float | None]
 
 
-def _measures(sample: Sample, filters: FilterSettings) -> list[_Measure]:
+def _measures(sample: EncodedSample, filters: FilterSettings) -> list[_Measure]:
     """(reason, value, least, most) of everything the sample has that could be bounded."""
     characters = len(sample.fields.get("txt", b"").decode())
     measures: list[_Measure] = [("characters", characters, filters.min_characters, filters.max_characters)]
@@ -52,7 +53,7 @@ def _measures(sample: Sample, filters: FilterSettings) -> list[_Measure]:
     return measures
 
 
-def _seconds(sample: Sample) -> float | None:
+def _seconds(sample: EncodedSample) -> float | None:
     about = json.loads(sample.fields.get("json", b"{}"))
     about = about if isinstance(about, dict) else {}
     frames, rate = about.get("num_frames"), about.get("frames_per_second")
@@ -68,8 +69,5 @@ def _bounds(least: float | None, most: float | None) -> str:
 
 @cache
 def _identifier() -> Any:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError:
-        raise ValueError("filters.languages needs py3langid: pip install 'unimodel[build]'") from None
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
+    langid = load_extra("py3langid.langid", "build", "filters.languages")
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)

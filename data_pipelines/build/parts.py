@@ -22,7 +22,7 @@ from data_pipelines.shards.index import Manifest, ShardEntry, checked_entry, wri
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.unfinished import is_there
 from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample
+from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def same_key(name: str, key: str, first: str) -> Dropped:
     return Dropped(name, "same key", f"its key {key} is that of {first}: rename one")
 
 
-def _describe(sample: Sample, settings: BuildSettings) -> PartSample:
+def _describe(sample: EncodedSample, settings: BuildSettings) -> PartSample:
     size = sum(len(payload) for payload in sample.fields.values())
     fields, prints = ", ".join(sorted(sample.fields)), fingerprint(sample, settings.duplicates)
     return PartSample(sample.key, sample.name, sample.group, size, fields, prints)

@@ -9,7 +9,7 @@ from data_pipelines.sources.audio_files import list_audio, read_audio
 from data_pipelines.sources.foreign_tars import list_tars, read_tar
 from data_pipelines.sources.hugging_face import list_dataset, read_dataset
 from data_pipelines.sources.image_folder import list_images, read_images
-from data_pipelines.sources.item import Block, Dropped, Sample
+from data_pipelines.sources.item import Block, Dropped, EncodedSample
 from data_pipelines.sources.settings import (
     AudioSource,
     HuggingFaceSource,
@@ -43,7 +43,7 @@ def list_blocks(source: Source) -> list[Block]:
             return list_dataset(source)
 
 
-def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iterator[EncodedSample | Dropped]:
     """The samples of a block, in order, each with `provenance` in its `json`."""
     match source:
         case ImagesSource():

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
+from data_pipelines.extras import load_extra
 from data_pipelines.sources.episode import Episode
 from data_pipelines.stream.randomness import keyed_generator
 
@@ -98,10 +99,7 @@ def record_episode(
 def _make(environment: str) -> gymnasium.Env:
     # The emulator greets on stderr through C++, once per process.
     os.environ.setdefault("ALE_LOGGING", "error")
-    try:
-        import ale_py
-    except ImportError:
-        raise ValueError(f"{environment} needs ale-py: pip install 'unimodel[envs,media]'") from None
+    ale_py = load_extra("ale_py", "envs,media", environment)
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     gymnasium.register_envs(ale_py)
     try:

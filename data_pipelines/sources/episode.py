@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.shards.npy import decode_npy
+from data_pipelines.sources.fields import TRACK_FIELD
 from data_pipelines.sources.sound import decode_sound, encode_flac, to_pcm
 
 PNG_COMPRESS_LEVEL = 6
@@ -25,7 +26,6 @@ gives 164 in 1.2x its time (1.0 ms a strip), level 9 gives 145 in 4.6x its time.
 MAX_STRIP_PIXELS = 1 << 26
 """Largest strip written or read, pixels (192 MiB as RGB): a damaged or hostile header cannot ask for more memory."""
 
-SOUND_FIELD = "sound.flac"
 ARRAY_FIELDS = ("actions", "rewards", "done", "poses")
 RECORD_AGAIN = "run `unimodel data verify DIR` to list all damage, delete the damaged shard and record again"
 
@@ -120,7 +120,7 @@ def encode_episode(episode: Episode) -> dict[str, bytes]:
     }
     arrays = {f"{name}.npy": _to_npy(getattr(episode, name)) for name in ARRAY_FIELDS}
     text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    sound = {SOUND_FIELD: encode_flac(to_pcm(episode.audio), episode.audio_rate)} if episode.audio.size else {}
+    sound = {TRACK_FIELD: encode_flac(to_pcm(episode.audio), episode.audio_rate)} if episode.audio.size else {}
     return {"frames.png": png.getvalue(), **arrays, **sound, "json": text.encode()}
 
 
@@ -128,7 +128,7 @@ def decode_episode(key: str, fields: dict[str, bytes]) -> Episode:
     """The reverse of `encode_episode`. Raises ValueError naming the sample, the field and what to do."""
     about = decode_about(key, fields)
     arrays = {name: decode_array(key, fields, f"{name}.npy") for name in ARRAY_FIELDS}
-    audio, audio_rate = sound_of(key, fields, SOUND_FIELD) if SOUND_FIELD in fields else silence()
+    audio, audio_rate = sound_of(key, fields, TRACK_FIELD) if TRACK_FIELD in fields else silence()
     return Episode(
         key=key,
         frames=_decode_strip(key, fields, about["num_frames"]),

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from data_pipelines.sources.fields import CAPTION_KEYS, caption_in
 from data_pipelines.sources.item import Block, checked_text
 
-CAPTION_KEYS = ("caption", "text")
 MAX_CAPTION_BYTES = 1 << 24
 MAX_FILE_BYTES = 1 << 30
 """Largest picture or sound file that is read into memory at once."""
@@ -122,7 +122,7 @@ def caption_of_json(payload: bytes) -> bytes:
         values = json.loads(payload)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not valid JSON ({error})") from None
-    for key in CAPTION_KEYS:
-        if isinstance(values, dict) and isinstance(values.get(key), str):
-            return checked_text(values[key])
-    raise ValueError(f"no text under {' or '.join(CAPTION_KEYS)}")
+    caption = caption_in(values)
+    if caption is None:
+        raise ValueError(f"no text under {' or '.join(CAPTION_KEYS)}")
+    return checked_text(caption)

@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.shards.foreign import ForeignMember, scan_samples
-from data_pipelines.sources.files import CAPTION_KEYS, file_blocks, list_files
-from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample, encode_about, safe_key
-from data_pipelines.sources.measure import PICTURE_FIELDS, STRIP_FIELDS, measure
+from data_pipelines.sources.fields import (
+    PICTURE_FIELDS,
+    SOUND_FIELDS,
+    STRIP_FIELDS,
+    TEXT_FIELDS,
+    TRACK_FIELD,
+    caption_in,
+    first_of,
+)
+from data_pipelines.sources.files import file_blocks, list_files
+from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample, encode_about, safe_key
+from data_pipelines.sources.measure import measure
 from data_pipelines.sources.picture import encode_picture
 from data_pipelines.sources.row import Row, row_sample
 from data_pipelines.sources.settings import WebDatasetSource
-
-AUDIO_FIELDS = ("flac", "wav", "mp3", "ogg", "opus")
-TEXT_FIELDS = ("txt", "text", "caption")
 
 
 def list_tars(source: WebDatasetSource) -> list[Block]:
@@ -26,7 +32,7 @@ def list_tars(source: WebDatasetSource) -> list[Block]:
     return [Block(block.place["files"][0], block.place, None) for block in blocks]
 
 
-def read_tar(source: WebDatasetSource, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+def read_tar(source: WebDatasetSource, provenance: dict[str, Any], block: Block) -> Iterator[EncodedSample | Dropped]:
     """The samples of a tar; where it is damaged, those before and what is wrong."""
     (name,) = block.place["files"]
     path = source.path if source.path.is_file() else source.path / name
@@ -47,26 +53,24 @@ def read_tar(source: WebDatasetSource, provenance: dict[str, Any], block: Block)
 
 def _sample(
     source: WebDatasetSource, provenance: dict[str, Any], key: str, label: str, fields: dict[str, bytes]
-) -> Sample | Dropped:
+) -> EncodedSample | Dropped:
     try:
         about = json.loads(fields.get("json", b"{}"))
     except (ValueError, RecursionError) as error:
         return Dropped(label, UNREADABLE, f"its json is not valid ({error})")
     about = about if isinstance(about, dict) else {"json": about}
-    text = next((fields[name] for name in TEXT_FIELDS if name in fields), None)
-    if text is None:
-        text = next((about[name] for name in CAPTION_KEYS if isinstance(about.get(name), str)), None)
+    text_field = first_of(TEXT_FIELDS, fields)
+    text = caption_in(about) if text_field is None else fields[text_field]
     about = provenance | about  # a sample that says where it comes from knows better than the build file
-    if any(name in fields for name in STRIP_FIELDS):
+    if first_of(STRIP_FIELDS, fields):
         return _film_piece(key, label, fields, about)
-    image = next((fields[name] for name in PICTURE_FIELDS if name in fields), None)
-    audio = next((fields[name] for name in AUDIO_FIELDS if name in fields), None)
+    image, audio = (fields.get(first_of(names, fields) or "") for names in (PICTURE_FIELDS, SOUND_FIELDS))
     return row_sample(Row(key, label, image, text, audio, about), source.picture_format, source.sound)
 
 
-def _film_piece(key: str, label: str, fields: dict[str, bytes], about: dict[str, Any]) -> Sample | Dropped:
+def _film_piece(key: str, label: str, fields: dict[str, bytes], about: dict[str, Any]) -> EncodedSample | Dropped:
     """A piece made by another build, or a recorded episode: taken over as it is."""
-    kept = {n: p for n, p in fields.items() if n in (*STRIP_FIELDS, "sound.flac", "txt") or n.endswith(".npy")}
+    kept = {n: p for n, p in fields.items() if n in (*STRIP_FIELDS, TRACK_FIELD, "txt") or n.endswith(".npy")}
     try:
         for name in STRIP_FIELDS:
             if name in kept:
@@ -76,7 +80,7 @@ def _film_piece(key: str, label: str, fields: dict[str, bytes], about: dict[str,
         return Dropped(label, UNREADABLE, str(error))
     # Pieces of one film stay in one split, the one they had.
     group = key.rpartition("-")[0] if "start_second" in about else key
-    return Sample(key, label, kept, measure(kept), group or key)
+    return EncodedSample(key, label, kept, measure(kept), group or key)
 
 
 def _payload(file: Any, member: ForeignMember) -> bytes:

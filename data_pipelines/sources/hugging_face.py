@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.sources.item import Block, Dropped, Sample
+from data_pipelines.sources.item import Block, Dropped, EncodedSample
 from data_pipelines.sources.row import row_sample
 from data_pipelines.sources.settings import HuggingFaceSource
 from data_pipelines.sources.tables import named_row
@@ -38,7 +38,9 @@ def list_dataset(source: HuggingFaceSource) -> list[Block]:
     ]
 
 
-def read_dataset(source: HuggingFaceSource, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+def read_dataset(
+    source: HuggingFaceSource, provenance: dict[str, Any], block: Block
+) -> Iterator[EncodedSample | Dropped]:
     """One sample per row, named by the id column or by shard and row number."""
     dataset = _load(source.model_dump_json())
     if "shard" in block.place:

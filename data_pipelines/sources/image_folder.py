@@ -8,14 +8,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.sources.files import (
-    CAPTION_KEYS,
-    caption_beside,
-    file_blocks,
-    list_files,
-    read_inside,
-)
-from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample, safe_key
+from data_pipelines.sources.fields import CAPTION_KEYS, caption_in
+from data_pipelines.sources.files import caption_beside, file_blocks, list_files, read_inside
+from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample, safe_key
 from data_pipelines.sources.picture import PICTURE_SUFFIXES
 from data_pipelines.sources.row import Row, row_sample
 from data_pipelines.sources.settings import ImagesSource, SoundSettings
@@ -36,7 +31,7 @@ def list_images(source: ImagesSource) -> list[Block]:
     return [_with_captions(block, captions) for block in blocks]
 
 
-def read_images(source: ImagesSource, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+def read_images(source: ImagesSource, provenance: dict[str, Any], block: Block) -> Iterator[EncodedSample | Dropped]:
     """One sample per picture, named by its place in the folder without the suffix."""
     for name in block.place["files"]:
         try:
@@ -63,7 +58,7 @@ def read_captions(source: ImagesSource) -> dict[str, str]:
     captions: dict[str, str] = {}
     for number, row in _rows(text, source.captions):
         name = row.get("file_name") if isinstance(row, dict) else None
-        caption = next((row[key] for key in CAPTION_KEYS if isinstance(row.get(key), str)), None) if name else None
+        caption = caption_in(row)
         if not isinstance(name, str) or caption is None:
             raise ValueError(f"{path}, row {number}: it needs file_name and one of {', '.join(CAPTION_KEYS)}")
         if name in captions:

@@ -32,7 +32,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class EncodedSample:
     """A sample as it goes into a shard.
 
     name    of the item in its source, for people: a file, a row

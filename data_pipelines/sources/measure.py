@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 
 from data_pipelines.shards.table import Lengths
+from data_pipelines.sources.fields import PICTURE_FIELDS, STRIP_FIELDS, TRACK_FIELD, first_of
 from data_pipelines.sources.picture import picture_size
 
-PICTURE_FIELDS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm")
-SOUND_FIELDS = ("flac", "sound.flac")
-STRIP_FIELDS = ("frames.jpg", "frames.png")
 MAX_LENGTH = (1 << 32) - 1
 
 
@@ -18,11 +16,10 @@ def measure(fields: dict[str, bytes]) -> Lengths:
     lengths: dict[str, int | tuple[int, int]] = {}
     if "txt" in fields:
         lengths["text"] = len(fields["txt"])
-    for name in SOUND_FIELDS:
+    for name in ("flac", TRACK_FIELD):
         if name in fields and (samples := flac_samples(fields[name])):
             lengths["sound"] = samples
-    picture = next((fields[name] for name in PICTURE_FIELDS if name in fields), None)
-    strip = next((fields[name] for name in STRIP_FIELDS if name in fields), None)
+    picture, strip = (fields.get(first_of(names, fields) or "") for names in (PICTURE_FIELDS, STRIP_FIELDS))
     frames = _num_frames(fields.get("json", b"")) if strip is not None else 0
     if frames:
         lengths["frames"] = frames

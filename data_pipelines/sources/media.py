@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from data_pipelines.extras import load_extra
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg")
 DEMUXERS = "wav,w64,flac,mp3,ogg,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
@@ -56,9 +58,5 @@ def check_whole(stream: Any, container: Any, seconds: float) -> None:
 
 
 def pyav() -> Any:
-    """The module. Raises ValueError, saying what to install, when it is missing."""
-    try:
-        import av
-    except ImportError:
-        raise ValueError("sound and films need PyAV: pip install 'unimodel[media]'") from None
-    return av
+    """The module. Raises MissingExtraError when it is not installed."""
+    return load_extra("av", "media", "reading or writing sound and films")

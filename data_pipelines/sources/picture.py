@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +19,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".
 ORIENTATION_TAG = 0x0112
 
 PictureFormat = Literal["keep", "png"]
+Result = TypeVar("Result")
 
 
 def encode_picture(payload: bytes, format: PictureFormat = "keep") -> tuple[str, bytes, tuple[int, int]]:
@@ -25,13 +27,12 @@ def encode_picture(payload: bytes, format: PictureFormat = "keep") -> tuple[str,
 
     Raises ValueError for what is not a readable picture or has more than MAX_PICTURE_PIXELS.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's advice about odd files: what counts is whether pixels come out
-            return _encode(payload, format)
-    except Exception as error:  # decoders fed with hostile bytes raise nearly anything
-        what = str(error).split(" <_io", 1)[0]
-        raise ValueError(f"not a readable picture ({len(payload)} bytes, {type(error).__name__}: {what})") from None
+    return _safely(lambda file: _encode(file, payload, format), payload)
+
+
+def decode_picture(payload: bytes) -> np.ndarray:
+    """uint8 [height, width, 3], upright, on white where it is transparent. Raises ValueError as `encode_picture`."""
+    return _safely(_decode, payload)
 
 
 def picture_size(payload: bytes) -> tuple[int, int] | None:
@@ -44,21 +45,36 @@ def picture_size(payload: bytes) -> tuple[int, int] | None:
         return None
 
 
-def _encode(payload: bytes, format: PictureFormat) -> tuple[str, bytes, tuple[int, int]]:
-    with Image.open(io.BytesIO(payload), formats=READ_FORMATS) as image:
-        if image.width * image.height > MAX_PICTURE_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PICTURE_PIXELS}")
-        image.load()
-        upright = image.getexif().get(ORIENTATION_TAG, 1) == 1
-        plain = image.mode in ("RGB", "L") and getattr(image, "n_frames", 1) == 1 and upright
-        if plain and image.format in KEPT_FORMATS and (format == "keep" or image.format == "PNG"):
-            return KEPT_FORMATS[image.format], payload, (image.height, image.width)
-        pixels = ImageOps.exif_transpose(image)
-        pixels = pixels if plain else _plain_pixels(pixels)
-        png = io.BytesIO()
-        # A new image: no text, profile or time of the old one comes along.
-        Image.fromarray(np.asarray(pixels)).save(png, format="PNG", compress_level=6)
-        return "png", png.getvalue(), (pixels.height, pixels.width)
+def _safely(use: Callable[[Image.Image], Result], payload: bytes) -> Result:
+    """`use` of the picture, whose pixels are there. Raises ValueError for whatever goes wrong with it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's advice about odd files: what counts is whether pixels come out
+            with Image.open(io.BytesIO(payload), formats=READ_FORMATS) as image:
+                if image.width * image.height > MAX_PICTURE_PIXELS:
+                    raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PICTURE_PIXELS}")
+                image.load()
+                return use(image)
+    except Exception as error:  # decoders fed with hostile bytes raise nearly anything
+        what = str(error).split(" <_io", 1)[0]  # not where in memory it lay
+        raise ValueError(f"not a readable picture ({len(payload)} bytes, {type(error).__name__}: {what})") from None
+
+
+def _decode(image: Image.Image) -> np.ndarray:
+    return np.asarray(_plain_pixels(ImageOps.exif_transpose(image)).convert("RGB"))
+
+
+def _encode(image: Image.Image, payload: bytes, format: PictureFormat) -> tuple[str, bytes, tuple[int, int]]:
+    upright = image.getexif().get(ORIENTATION_TAG, 1) == 1
+    plain = image.mode in ("RGB", "L") and getattr(image, "n_frames", 1) == 1 and upright
+    if plain and image.format in KEPT_FORMATS and (format == "keep" or image.format == "PNG"):
+        return KEPT_FORMATS[image.format], payload, (image.height, image.width)
+    pixels = ImageOps.exif_transpose(image)
+    pixels = pixels if plain else _plain_pixels(pixels)
+    png = io.BytesIO()
+    # A new image: no text, profile or time of the old one comes along.
+    Image.fromarray(np.asarray(pixels)).save(png, format="PNG", compress_level=6)
+    return "png", png.getvalue(), (pixels.height, pixels.width)
 
 
 def _plain_pixels(image: Image.Image) -> Image.Image:

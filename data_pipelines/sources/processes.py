@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from data_pipelines.extras import MissingExtraError
+
 
 def run_tasks(work: Callable[[Any], Any], tasks: Sequence[Any], processes: int, report: Callable[[Any], None]) -> None:
     """Runs `work(task)` for every task on at most `processes` processes and reports what it returns (never None).
@@ -64,7 +66,7 @@ def _worker(work: Callable[[Any], Any], tasks: Sequence[Any], sender: Connection
         sender.send(None)
     except BrokenPipeError:
         return  # the parent was killed: nobody is left to work for
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MissingExtraError) as error:
         sender.send(error)
     except Exception as error:
         sender.send(RuntimeError(f"{type(error).__name__}: {error}"))

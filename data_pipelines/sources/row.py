@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipelines.sources.item import UNREADABLE, Dropped, Sample, checked_text, encode_about
+from data_pipelines.sources.item import UNREADABLE, Dropped, EncodedSample, checked_text, encode_about
 from data_pipelines.sources.picture import PictureFormat, encode_picture
 from data_pipelines.sources.settings import SoundSettings
 
@@ -22,7 +22,7 @@ class Row:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def row_sample(row: Row, picture_format: PictureFormat, sound: SoundSettings) -> Sample | Dropped:
+def row_sample(row: Row, picture_format: PictureFormat, sound: SoundSettings) -> EncodedSample | Dropped:
     """The sample of a row; Dropped, with what is wrong, when one of its values cannot be read."""
     fields: dict[str, bytes] = {}
     lengths: dict[str, int | tuple[int, int]] = {}
@@ -45,4 +45,4 @@ def row_sample(row: Row, picture_format: PictureFormat, sound: SoundSettings) ->
     if not fields:
         return Dropped(row.name, "empty", "neither picture, sound nor text")
     fields["json"] = json_field
-    return Sample(row.key, row.name, fields, lengths, group=row.key)
+    return EncodedSample(row.key, row.name, fields, lengths, group=row.key)

@@ -1,20 +1,11 @@
 """What a shard holds under one key, whoever wrote it: pictures, sound, words and, in a world, actions.
 
 A sample is a row of moments. A recorded episode has one per frame, a film too, but nobody knows its actions; a picture,
-a sound or a text is a single moment. Which of them a sample is, its fields tell:
-
-    frames.png, actions.npy ...     an episode, as `episode.py` writes it
-    frames.jpg                      a film: its frames stacked top to bottom, in `json` how many and how fast
-    png jpg jpeg webp               a picture
-    flac wav mp3 ogg opus m4a       a sound
-    none of these                   a text
-    txt, or caption/text in `json`  the words of any of them
-    sound.flac                      the sound of an episode or a film
+a sound or a text is a single moment. Which of them a sample is, its fields tell (`fields.py`).
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,16 +14,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.episode import SOUND_FIELD, Episode, decode_episode, silence, sound_of, what_of
+from data_pipelines.sources.episode import Episode, decode_episode, silence, sound_of
+from data_pipelines.sources.fields import (
+    ACTIONS_FIELD,
+    PICTURE_FIELDS,
+    SOUND_FIELDS,
+    STRIP_FIELDS,
+    TEXT_FIELDS,
+    TRACK_FIELD,
+    caption_in,
+    first_of,
+)
+from data_pipelines.sources.picture import decode_picture
 
-PICTURE_FIELDS = ("png", "jpg", "jpeg", "webp")
-SOUND_FIELDS = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
-STRIP_FIELDS = ("frames.jpg", "frames.png")
-FORMATS = ("PNG", "JPEG", "WEBP")
-CAPTION_KEYS = ("caption", "text")
 UNKNOWN_ACTION = -1
-MAX_PIXELS = 1 << 26
-"""Largest picture or strip that is decoded (192 MiB as RGB): a hostile header cannot ask for more memory."""
 MAX_FRAMES = 1 << 16
 
 
@@ -73,17 +68,17 @@ class Sample:
 
 def decode_sample(key: str, fields: Mapping[str, bytes]) -> Sample:
     """The sample of these fields. Raises ValueError naming the sample and the field that cannot be read."""
-    if "actions.npy" in fields:
+    if ACTIONS_FIELD in fields:
         return sample_of(decode_episode(key, dict(fields)))
     about = _about(key, fields)
     caption = _caption(key, fields, about)
-    strip = next((name for name in STRIP_FIELDS if name in fields), None)
+    strip = first_of(STRIP_FIELDS, fields)
     if strip is not None:
         return _film(key, fields, strip, about, caption)
-    picture = next((name for name in PICTURE_FIELDS if name in fields), None)
+    picture = first_of(PICTURE_FIELDS, fields)
     if picture is not None:
-        return _still(key, caption, frames=decode_picture(key, picture, fields[picture])[None])
-    sound = next((name for name in SOUND_FIELDS if name in fields), None)
+        return _still(key, caption, frames=_picture(key, picture, fields[picture])[None])
+    sound = first_of(SOUND_FIELDS, fields)
     if sound is not None:
         audio, rate = sound_of(key, fields, sound)
         return _still(key, caption, audio=audio, audio_rate=rate)
@@ -110,17 +105,6 @@ def sample_of(episode: Episode) -> Sample:
     )
 
 
-def decode_picture(key: str, field: str, payload: bytes) -> np.ndarray:
-    """uint8 [height, width, 3]. The size is checked from the header, before any pixel is inflated."""
-    try:
-        with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
-            return np.asarray(image.convert("RGB"))
-    except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"sample {key}: field {field} is not a readable picture ({what_of(error)})") from None
-
-
 def squared(frames: np.ndarray, size: int) -> np.ndarray:
     """uint8 [frames, height, width, 3] to [frames, size, size, 3]: scaled to cover the square, the rest cut off evenly.
 
@@ -142,10 +126,10 @@ def _film(key: str, fields: Mapping[str, bytes], strip: str, about: dict[str, An
         raise ValueError(f"sample {key}: field json has no valid num_frames ({frames!r})")
     if not isinstance(rate, int | float) or not 0 < rate < 1e6:
         raise ValueError(f"sample {key}: field json has no valid frames_per_second ({rate!r})")
-    pixels = decode_picture(key, strip, fields[strip])
+    pixels = _picture(key, strip, fields[strip])
     if pixels.shape[0] % frames:
         raise ValueError(f"sample {key}: field {strip} of {pixels.shape[0]} rows is not {frames} frames")
-    audio, audio_rate = sound_of(key, fields, SOUND_FIELD) if SOUND_FIELD in fields else silence()
+    audio, audio_rate = sound_of(key, fields, TRACK_FIELD) if TRACK_FIELD in fields else silence()
     return Sample(
         key=key,
         frames=pixels.reshape(frames, -1, *pixels.shape[1:]),
@@ -179,6 +163,13 @@ def _still(
     )
 
 
+def _picture(key: str, field: str, payload: bytes) -> np.ndarray:
+    try:
+        return decode_picture(payload)
+    except ValueError as error:
+        raise ValueError(f"sample {key}: field {field}: {error}") from None
+
+
 def _about(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
     """What `json` says; nothing when it is missing or no object (some sets keep lists there)."""
     try:
@@ -190,10 +181,10 @@ def _about(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _caption(key: str, fields: Mapping[str, bytes], about: dict[str, Any]) -> str:
     """The words of a sample, "" when it has none."""
-    for name in ("txt", "caption.txt", "text"):
-        if name in fields:
-            try:
-                return fields[name].decode("utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"sample {key}: field {name} is not UTF-8 ({error})") from None
-    return next((about[name].strip() for name in CAPTION_KEYS if isinstance(about.get(name), str)), "")
+    name = first_of(TEXT_FIELDS, fields)
+    if name is None:
+        return (caption_in(about) or "").strip()
+    try:
+        return fields[name].decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"sample {key}: field {name} is not UTF-8 ({error})") from None

@@ -15,8 +15,8 @@ from data_pipelines.shards.atomic import publish
 from data_pipelines.shards.index import split_folders
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
-from data_pipelines.sources.episode import SOUND_FIELD
-from data_pipelines.sources.sample import SOUND_FIELDS, Sample, decode_sample
+from data_pipelines.sources.fields import SOUND_FIELDS, TRACK_FIELD, first_of
+from data_pipelines.sources.sample import Sample, decode_sample
 from data_pipelines.stream.randomness import keyed_generator
 
 TEMPLATE = "sample_sheet.html.j2"
@@ -121,7 +121,7 @@ def _picture(frame: np.ndarray) -> str:
 
 
 def _sound(fields: dict[str, bytes]) -> str:
-    field = next((name for name in (SOUND_FIELD, *SOUND_FIELDS) if name in fields), None)
+    field = first_of((TRACK_FIELD, *SOUND_FIELDS), fields)
     if field is None or len(fields[field]) > MAX_SOUND_BYTES:
         return ""
     suffix = field.rsplit(".", 1)[-1]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.sources.files import list_files, read_inside, relative_name
-from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample, safe_key
+from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample, safe_key
 from data_pipelines.sources.row import Row, row_sample
 from data_pipelines.sources.settings import Columns, TablesSource
 
@@ -32,7 +32,7 @@ def list_rows(source: TablesSource) -> list[Block]:
     return blocks
 
 
-def read_rows(source: TablesSource, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+def read_rows(source: TablesSource, provenance: dict[str, Any], block: Block) -> Iterator[EncodedSample | Dropped]:
     """One sample per row, named by the id column or by file and row number."""
     name = block.place["file"]
     path = source.path if source.path.is_file() else source.path / name

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data_pipelines.sources.files import caption_beside, file_blocks, list_files, open_inside
-from data_pipelines.sources.item import UNREADABLE, Block, Dropped, Sample, encode_about, safe_key
+from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample, encode_about, safe_key
 from data_pipelines.sources.media import VIDEO_SUFFIXES, check_whole, open_media, pyav
 from data_pipelines.sources.picture import MAX_PICTURE_PIXELS
 from data_pipelines.sources.settings import VideoSource
@@ -37,13 +37,13 @@ def list_video(source: VideoSource) -> list[Block]:
     return file_blocks(source.path, files, max_files=BLOCK_FILES, max_bytes=BLOCK_BYTES)
 
 
-def read_video(source: VideoSource, provenance: dict[str, Any], block: Block) -> Iterator[Sample | Dropped]:
+def read_video(source: VideoSource, provenance: dict[str, Any], block: Block) -> Iterator[EncodedSample | Dropped]:
     """The pieces of every film; where a film breaks off, its whole pieces and what is wrong."""
     for name in block.place["files"]:
         yield from _file_pieces(source, provenance, name)
 
 
-def _file_pieces(source: VideoSource, provenance: dict[str, Any], name: str) -> Iterator[Sample | Dropped]:
+def _file_pieces(source: VideoSource, provenance: dict[str, Any], name: str) -> Iterator[EncodedSample | Dropped]:
     group, where = safe_key(name.rpartition(".")[0]), name
     try:
         caption = caption_beside(source.path, name)
@@ -58,7 +58,7 @@ def _file_pieces(source: VideoSource, provenance: dict[str, Any], name: str) -> 
                     sample.fields["txt"], sample.lengths["text"] = caption, len(caption)
                 sample.fields["json"] = encode_about(provenance | about)
                 label = f"{name} from second {about['start_second']:g}"
-                yield Sample(f"{group}-{number:05d}", label, sample.fields, sample.lengths, group)
+                yield EncodedSample(f"{group}-{number:05d}", label, sample.fields, sample.lengths, group)
                 where = f"{name} from second {(start + len(piece)) / source.frames_per_second:g}"
     except ValueError as error:
         yield Dropped(where, UNREADABLE, str(error))

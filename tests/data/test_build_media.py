@@ -18,6 +18,7 @@ from PIL import Image
 from recorded_data import contents
 
 from data_pipelines.build.build import build_dataset
+from data_pipelines.extras import MissingExtraError
 
 
 def strip_frames(fields: dict[str, bytes]) -> np.ndarray:
@@ -178,6 +179,16 @@ def test_without_pyav_the_package_to_install_is_named(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds/a.wav").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"pip install 'unimodel\[media\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'unimodel\[media\]'"):
         build(tmp_path / "data", {"kind": "audio", "path": str(tmp_path / "sounds")})
     assert not (tmp_path / "data").exists()
+
+
+def test_without_pyav_the_sounds_of_a_table_are_not_taken_for_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"sound": "a.wav"}\n')
+    (tmp_path / "a.wav").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'unimodel\[media\]'"):
+        build(tmp_path / "data", {"kind": "tables", "path": str(tmp_path), "columns": {"audio": "sound"}})

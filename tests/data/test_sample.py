@@ -53,6 +53,15 @@ def test_grey_pictures_become_rgb(field: str, form: str) -> None:
     assert frames.shape == (1, 3, 4, 3) and np.abs(frames.astype(int) - 128).max() <= 2
 
 
+def test_pictures_of_other_makers_are_read_and_what_is_transparent_lies_on_white() -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (4, 3), (255, 0, 0, 0)).save(file, "PNG")
+    assert (decode_sample("k", {"png": file.getvalue()}).frames == 255).all()
+    pixels, gif = picture(5, 7, "GIF")
+    sample = decode_sample("k", {"gif": gif, "caption": b"spots"})
+    assert sample.frames.shape == (1, *pixels.shape) and sample.captions == ("spots",)
+
+
 def test_sound_and_text() -> None:
     sound = decode_sample("k", {"flac": encode_flac(to_pcm(TONE), 16000), "txt": "ein Ton, größer".encode()})
     assert (
@@ -65,7 +74,7 @@ def test_sound_and_text() -> None:
 
 
 def test_film_with_sound() -> None:
-    pixels, jpg = picture(4 * 8, 8, "JPEG")
+    _, jpg = picture(4 * 8, 8, "JPEG")
     about = {"num_frames": 4, "frames_per_second": 8}
     fields = {
         "frames.jpg": jpg,
@@ -75,7 +84,6 @@ def test_film_with_sound() -> None:
     film = decode_sample("k", fields | {"txt": b"waves"})
     assert film.frames.shape == (4, 8, 8, 3) and film.seconds_per_frame == 1 / 8 and len(film.audio) == 4000
     assert (film.actions == UNKNOWN_ACTION).all() and np.isnan(film.rewards).all() and film.mission == "waves"
-    del pixels
 
 
 def test_flac_is_kept_bit_for_bit() -> None:
@@ -85,8 +93,8 @@ def test_flac_is_kept_bit_for_bit() -> None:
 
 
 BAD = {
-    "1-byte PNG": ({"png": b"x", "txt": b"t"}, "field png is not a readable picture"),
-    "cut PNG": ({"png": picture(64, 64)[1][:500]}, "field png is not a readable picture"),
+    "1-byte PNG": ({"png": b"x", "txt": b"t"}, "field png: not a readable picture"),
+    "cut PNG": ({"png": picture(64, 64)[1][:500]}, "field png: not a readable picture"),
     "wav without samples": ({"wav": wav(0)}, "field wav: it has no samples"),
     "cut flac": ({"flac": encode_flac(to_pcm(TONE), 8000)[:60]}, "field flac: "),
     "caption that is not UTF-8": ({"png": picture(4, 4)[1], "txt": b"caf\xe9"}, "field txt is not UTF-8"),
@@ -111,7 +119,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_by_its_header() -> None
     file = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(file, "PNG")
     assert len(file.getvalue()) < 200_000
-    with pytest.raises(ValueError, match="field png is not a readable picture"):
+    with pytest.raises(ValueError, match="field png: not a readable picture"):
         decode_sample("k", {"png": file.getvalue()})
 
 

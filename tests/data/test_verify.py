@@ -161,3 +161,11 @@ def test_any_tool_can_open_the_strip(recorded: Path) -> None:
     _, fields = ShardReader(recorded / "train").read(0)
     with Image.open(io.BytesIO(fields["frames.png"])) as image:
         assert (image.format, image.mode, image.width) == ("PNG", "RGB", 64)
+
+
+def test_a_built_sample_that_does_not_decode_is_named_though_every_checksum_is_right(tmp_path: Path) -> None:
+    rows = [("fine", {"txt": b"words"}, {}), ("broken", {"png": b"x", "txt": b"one byte"}, {})]
+    shard = write_shard(tmp_path / "train-000000.tar", rows)
+    write_manifest(tmp_path, Manifest((shard,), {"kind": "samples"}))
+    (problem,) = verify_dataset(tmp_path).problems
+    assert problem.key == "broken" and "field png: not a readable picture" in problem.what

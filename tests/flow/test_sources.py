@@ -5,100 +5,72 @@ Run: pytest tests/flow/test_sources.py
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import webdataset
 import yaml
+from build_sources import build, encoded, tone, write_film, write_sound
 from PIL import Image
 from skimage import data as photographs
 from tiny_run import TinyRun, command, train_here, world_config
 
-from data_pipelines.shards.index import Manifest, write_manifest
+from data_pipelines.shards.foreign import index_folder
 from data_pipelines.shards.reader import ShardReader
-from data_pipelines.shards.table import Lengths
-from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources.sound import encode_flac, to_pcm
 from data_pipelines.stream.plan import StreamState
 from unimodel.config import MixtureEntry
 from unimodel.config_file import load_config
-from unimodel.run_folder import read_json_lines
+from unimodel.evaluation.evaluate import evaluate
+from unimodel.run_folder import read_json, read_json_lines
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.tokenizers.tokenised_shards import decode_tokenised
 from unimodel.training.data import StageData
 
-Fields = dict[str, bytes]
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
 
-def write_source(folder: Path, samples: dict[str, Fields]) -> Path:
-    """Shards of samples as `unimodel data build` writes them."""
-
-    def listed() -> Iterator[tuple[str, Fields, Lengths]]:
-        for key, fields in samples.items():
-            yield key, fields, {}
-
-    folder.mkdir(parents=True)
-    write_manifest(folder, Manifest((write_shard(folder / "train-000000.tar", listed()),), {}))
-    return folder
-
-
-def jpeg(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
-def pictures() -> dict[str, Fields]:
-    """Pieces of scikit-image's photographs, each with its name."""
+def index_pictures(folder: Path) -> None:
+    """Pieces of scikit-image's photographs, each with its name, in a tar made elsewhere; one of them is broken."""
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    samples: dict[str, Fields] = {}
-    for name in PHOTOGRAPHS:
-        photograph = getattr(photographs, name)()
-        for number in range(4):
-            top, left = rng.integers(0, photograph.shape[0] - 200), rng.integers(0, photograph.shape[1] - 200)
-            piece = photograph[top : top + 180, left : left + 200]
-            samples[f"{name}-{number}"] = {"jpg": jpeg(piece), "txt": f"a piece of {name}".encode()}
-    samples["broken"] = {"jpg": b"x", "txt": b"one byte"}
-    return samples
+    with webdataset.TarWriter(str(folder / "photographs.tar")) as tar:
+        for name in PHOTOGRAPHS:
+            photograph = getattr(photographs, name)()
+            for number in range(4):
+                top, left = rng.integers(0, photograph.shape[0] - 200), rng.integers(0, photograph.shape[1] - 200)
+                piece = Image.fromarray(photograph[top : top + 180, left : left + 200])
+                tar.write({"__key__": f"{name}-{number}", "jpg": encoded(piece, "JPEG"), "txt": f"a piece of {name}"})
+        tar.write({"__key__": "broken", "jpg": b"x", "txt": "one byte"})
+    index_folder(folder, lambda count: None, 1, 1 << 20)
 
 
-def tone(seed: int, samples: int) -> np.ndarray:
-    return (np.sin(np.arange(samples) * (0.02 + 0.01 * seed)) / 3).astype(np.float32)[:, None]
+def build_sounds(folder: Path) -> None:
+    files = folder / "files"
+    files.mkdir(parents=True)
+    for number in range(4):
+        write_sound(files / f"{number}.wav", tone(1.0, 8000, hertz=200 + 50 * number), 8000, "pcm_s16le")
+        (files / f"{number}.txt").write_text(f"tone number {number}")
+    source = {"kind": "audio", "path": str(files), "piece_seconds": 0.5, "sound": {"rate": 8000}}
+    build(folder / "shards", source, duplicates={"exact": False})
 
 
-def sounds() -> dict[str, Fields]:
-    return {
-        f"tone-{i}": {"flac": encode_flac(to_pcm(tone(i, 4000)), 8000), "txt": f"tone number {i}".encode()}
-        for i in range(8)
-    }
+def build_films(folder: Path) -> None:
+    files = folder / "files"
+    files.mkdir(parents=True)
+    write_film(files / "heard.mkv", frames=16)
+    write_film(files / "silent.mkv", frames=16, sound_rate=None)
+    source = {"kind": "video", "path": str(files), "piece_seconds": 0.4, "frames_per_second": 10.0}
+    build(folder / "shards", source | {"size": [64, 64], "sound": {"rate": 8000}}, duplicates={"exact": False})
 
 
-def films() -> dict[str, Fields]:
-    about = json.dumps({"num_frames": 4, "frames_per_second": 10}).encode()
-    samples = {}
-    for i in range(6):
-        strip = np.zeros((4, 64, 64, 3), dtype=np.uint8)
-        for t in range(4):
-            strip[t, 8 * t : 8 * t + 16, 8 * i : 8 * i + 16] = 255
-        sound = {"sound.flac": encode_flac(to_pcm(tone(i, 3200)), 8000)} if i % 2 else {}
-        samples[f"film-{i}"] = {
-            "frames.jpg": jpeg(strip.reshape(-1, 64, 3)),
-            "json": about,
-            "txt": b"a square",
-            **sound,
-        }
-    return samples
-
-
-def texts() -> dict[str, Fields]:
-    return {
-        f"text-{i}": {"txt": " ".join(f"word{(i * j) % 17}" for j in range(20 * (i + 1))).encode()} for i in range(6)
-    }
+def build_texts(folder: Path) -> None:
+    folder.mkdir()
+    rows = [" ".join(f"word{(i * j) % 17}" for j in range(20 * (i + 1))) for i in range(6)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    build(folder / "shards", {"kind": "tables", "path": str(folder / "texts.jsonl"), "columns": {"text": "text"}})
 
 
 MIXTURE = (
@@ -123,10 +95,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     values = world_config(folder)
     pong = {"environment": "ALE/Pong-v5", "train_episodes": 8, "validation_episodes": 2, "test_episodes": 2}
     pong |= {"max_steps": 6, "random_action_fraction": 1.0, "episodes_per_shard": 4}
-    values["data"]["sources"] = {"pong": {"folder": str(folder / "pong"), "recording": pong}} | {
-        name: {"folder": str(write_source(folder / name, make()))}
-        for name, make in {"pictures": pictures, "sounds": sounds, "films": films, "texts": texts}.items()
+    index_pictures(folder / "pictures")
+    for name, make in {"sounds": build_sounds, "films": build_films, "texts": build_texts}.items():
+        make(folder / name)
+    values["data"]["sources"] = {
+        "pong": {"folder": str(folder / "pong"), "recording": pong},
+        "pictures": {"folder": str(folder / "pictures")},
+        **{name: {"folder": str(folder / name / "shards")} for name in ("sounds", "films", "texts")},
     }
+    values["evaluation"] = {"episodes": 2, "branch_states": 2, "sampling_steps": 2, "rollout_frames": 2}
     values["tokenizers"]["audio"] = {"sample_rate": 8000, "hop_samples": 160, "width": 16, "steps": 5}
     objectives: dict[str, Any] = {
         "dynamics": {"kind": "diffusion_forcing"},
@@ -180,7 +157,9 @@ def test_sound_was_heard_and_what_cannot_be_read_was_left_out(run: TinyRun) -> N
 
 
 def test_the_run_can_be_used(run: TinyRun, tmp_path: Path) -> None:
-    """Evaluated on its own world, exported with its audio tokenizer."""
+    """Evaluated on its recorded world, exported with its audio tokenizer."""
+    evaluate(run.run.path, "test")
+    assert "next frame PSNR, 1 step" in {row["metric"] for row in read_json(run.run.summary)}
     out = tmp_path / "export"
     assert command("export", str(run.run.path), "--out", str(out)).returncode == 0
     assert (out / "audio_tokenizer.safetensors").exists()
