@@ -187,8 +187,10 @@ def test_without_pyav_the_package_to_install_is_named(tmp_path: Path, monkeypatc
 def test_without_pyav_the_sounds_of_a_table_are_not_taken_for_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"sound": "a.wav"}\n')
-    (tmp_path / "a.wav").write_bytes(b"")
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "rows.jsonl").write_text('{"sound": "a.wav"}\n')
+    (tables / "a.wav").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'unimodel\[media\]'"):
-        build(tmp_path / "data", {"kind": "tables", "path": str(tmp_path), "columns": {"audio": "sound"}})
+        build(tmp_path / "data", {"kind": "tables", "path": str(tables), "columns": {"audio": "sound"}})
