@@ -10,33 +10,17 @@ it, so steps that were prefetched but not used are made again after a restart.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from data_pipelines.stream.bad_sample import BadSample
 from data_pipelines.stream.packing import deal_by_cost
 from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
+from data_pipelines.stream.workers import build_in_workers, next_built
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
-
-WORKER_DIED = "DataLoader worker died"
-PREFETCH_STEPS = 4
-"""Steps that a worker builds ahead."""
-
-
-@dataclass(frozen=True, slots=True)
-class BadSample:
-    """A sample that was left out, and why. Its place in the row stays empty: nothing else moves."""
-
-    shard: str
-    key: str
-    offset: int
-    """Byte of the shard at which the sample begins; -1 when not known."""
-    reason: str
-
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
@@ -122,14 +106,7 @@ class PackedStream(IterableDataset):
     def __next__(self) -> StepBatch:
         if self._steps is None:
             self._steps = self._start()
-        try:
-            step = next(self._steps)
-        except (OSError, EOFError, RuntimeError) as error:
-            if self._settings.workers and not isinstance(error, RuntimeError):
-                raise RuntimeError(f"{WORKER_DIED} ({type(error).__name__}: {error})") from None
-            raise
-        if isinstance(step, Exception):
-            raise step
+        step = next_built(self._steps, in_workers=self._settings.workers > 0)
         self.state = step.state
         return step
 
@@ -142,17 +119,8 @@ class PackedStream(IterableDataset):
     def _start(self) -> Iterator[StepBatch | Exception]:
         if not self._settings.workers:
             return map(self._builder.__getitem__, self._planned())
-        return iter(
-            DataLoader(
-                self._builder,
-                batch_size=None,
-                sampler=self._planned(),  # pyright: ignore[reportArgumentType]
-                num_workers=self._settings.workers,
-                prefetch_factor=PREFETCH_STEPS,
-                pin_memory=torch.cuda.is_available(),
-                timeout=self._settings.timeout_seconds,
-                worker_init_fn=_quiet_worker,
-            )
+        return build_in_workers(
+            self._builder, self._planned(), self._settings.workers, self._settings.timeout_seconds
         )
 
     def _planned(self) -> Iterator[_Step]:
@@ -193,15 +161,3 @@ class _StepBuilder(Dataset):
                     rows[-1].append(built)
         batch = pack(rows, self._settings.row_tokens, self._settings.pad_id)
         return StepBatch(batch, step.state, step.tokens, tuple(bad))
-
-
-def is_worker_death(error: RuntimeError) -> bool:
-    """Whether torch's words say that a worker was killed or hangs. It may raise this from a signal handler, so at any
-    line of the main process."""
-    return str(error).startswith("DataLoader worker") or "DataLoader timed out" in str(error)
-
-
-def _quiet_worker(_: int) -> None:
-    """Signals are the main process's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

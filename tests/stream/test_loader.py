@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_stream import MIXTURE, ROW_TOKENS, ROWS, build, name, plan, rows_of, stream
 
-from data_pipelines.stream.loader import BadSample, StepBatch
+from data_pipelines.stream.bad_sample import BadSample
+from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
 
 LONG_STEPS = 110

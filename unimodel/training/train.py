@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipelines.stream.loader import StepBatch, is_worker_death
+from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
+from data_pipelines.stream.workers import is_worker_death
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
