@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from data_pipelines.stream.bad_sample import BadSample
 from data_pipelines.stream.packing import deal_by_cost
 from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
-from data_pipelines.stream.workers import build_in_workers, next_built
+from data_pipelines.stream.workers import build_in_workers
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,11 @@ class PackedStream(IterableDataset):
     def __next__(self) -> StepBatch:
         if self._steps is None:
             self._steps = self._start()
-        step = next_built(self._steps, in_workers=self._settings.workers > 0)
+        step = next(self._steps)
+        if isinstance(step, Exception):
+            raise step
+        if torch.cuda.is_available():
+            step = step.pin_memory()
         self.state = step.state
         return step
 
@@ -119,9 +124,7 @@ class PackedStream(IterableDataset):
     def _start(self) -> Iterator[StepBatch | Exception]:
         if not self._settings.workers:
             return map(self._builder.__getitem__, self._planned())
-        return build_in_workers(
-            self._builder, self._planned(), self._settings.workers, self._settings.timeout_seconds
-        )
+        return build_in_workers(self._builder, self._planned(), self._settings.workers, self._settings.timeout_seconds)
 
     def _planned(self) -> Iterator[_Step]:
         settings = self._settings

@@ -7,13 +7,13 @@
 
 The order is that of `SampleOrder`: a fresh shuffle each epoch, a pure function of the seed. Batch n of the world holds
 draws n * batch .. (n + 1) * batch - 1, so one number is the whole state. Ranks share a batch, and a worker builds whole
-batches: arrays of one shape are stacked into one tensor, which crosses in shared memory and is not copied again.
+batches: what crosses is one array per name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.stream.bad_sample import BadSample, name_bad_sample
 from data_pipelines.stream.order import SampleOrder
-from data_pipelines.stream.workers import build_in_workers, next_built
+from data_pipelines.stream.workers import build_in_workers
 
 Sample = Mapping[str, Any]
 Decode = Callable[[str, dict[str, bytes]], Sample]
@@ -99,9 +99,11 @@ class SampleStream(IterableDataset):
     def __next__(self) -> SampleBatch:
         if self._batches is None:
             self._batches = self._start()
-        batch = next_built(self._batches, in_workers=self._settings.workers > 0)
+        batch = next(self._batches)
+        if isinstance(batch, Exception):
+            raise batch
         self._next_batch += 1
-        return batch
+        return replace(batch, samples={name: _as_tensors(value) for name, value in batch.samples.items()})
 
     def close(self) -> None:
         """Ends the workers; the next batch starts them again. What they had built ahead is built again."""
@@ -152,11 +154,12 @@ def _stacked(values: list[Any]) -> Any:
     first = values[0]
     if not isinstance(first, np.ndarray):
         return values
-    if any(value.shape != first.shape or value.dtype != first.dtype for value in values):
-        return [torch.from_numpy(np.ascontiguousarray(value)) for value in values]
-    shape = (len(values), *first.shape)
-    whole = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, first.dtype)).dtype)
-    if get_worker_info() is not None:
-        whole.share_memory_()
-    np.stack(values, out=whole.numpy())
-    return whole
+    same = all(value.shape == first.shape and value.dtype == first.dtype for value in values)
+    return np.stack(values) if same else values
+
+
+def _as_tensors(value: Any) -> Any:
+    """Arrays, and those in a list, as tensors over the same memory."""
+    if isinstance(value, list):
+        return [_as_tensors(one) for one in value]
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
