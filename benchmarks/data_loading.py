@@ -3,17 +3,18 @@
 20,000 samples of a 64x64 PNG, a caption and a few numbers are shuffled, decoded to uint8 and handed over in batches of
 64, by 1 and by 2 workers, decoded by Pillow and by libspng. Loaders take turns in processes of their own, so that a
 noisy machine slows all; figures are medians. "raw" is the limit of one core: read and decode in one process, nothing
-handed over. Peers that cannot live with our versions get an environment each under `.venv-peers/`. Then the tokens per
-second that one process makes of pre-tokenised shards: planned, read, laid out, corrupted, packed.
+handed over. Peers that cannot live with our versions get an environment each under `.venv-peers/`.
 
 Run: python benchmarks/data_loading.py [repeats]
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tokenised
 from PIL import Image
 
 from data_pipelines.shards.index import Manifest, write_manifest
@@ -35,7 +35,7 @@ DATA = ROOT / "data" / "benchmark"
 ENVIRONMENTS = ROOT / ".venv-peers"
 SAMPLES, SHARD_SAMPLES, REPEATS = 20_000, 1_000, 3
 OURS = "unimodel"
-LOADERS = ("raw", OURS, "webdataset", "datasets", "torchdata_nodes", "torchdata_stateful")
+LOADERS = ("raw", OURS, "webdataset", "datasets", "torchdata")
 """Those that live in our environment."""
 PEERS = {
     "streaming": ("mosaicml-streaming==0.13.0",),
@@ -44,7 +44,8 @@ PEERS = {
 }
 """Those that get an environment of their own, and what is installed there beside COMMON."""
 COMMON = ("torch==2.13.0", "pillow==13.0.0", "pyspng==0.1.4")
-TIMEOUT_SECONDS = 300.0
+CASES = (("pillow", 1), ("pillow", 2), ("libspng", 1), ("libspng", 2))
+TIMEOUT_SECONDS = 120.0
 
 
 def raw_samples(first: int) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
@@ -87,22 +88,24 @@ def environment_of(loader: str) -> Path | None:
     return python
 
 
-def measure(loader: str, python: Path, data: Path) -> dict[tuple[str, int], float]:
-    """(decoder, workers) -> samples per second, from a process of its own; what is missing failed, and it says why."""
+def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -> float | None:
+    """Samples per second, from a process of its own; None, after saying why, when it fails."""
     script = ROOT / "benchmarks" / "peers" / "measure.py"
-    command = [str(python), str(script), loader, str(data), str(DATA / loader)]
+    command = [str(python), str(script), loader, str(data), str(DATA / loader), decoder, str(workers)]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    try:
-        done = subprocess.run(
-            command, env=variables, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-        )
-        output, trouble = done.stdout, "" if done.returncode == 0 else done.stderr.strip()[-500:]
-    except subprocess.TimeoutExpired as expired:
-        output, trouble = (expired.stdout or b"").decode(), f"nothing came within {TIMEOUT_SECONDS:.0f} s"
-    if trouble:
-        print(f"{loader} failed: {trouble}", flush=True)
-    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return {(row["decoder"], row["workers"]): row["rate"] for row in rows}
+    with subprocess.Popen(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, trouble = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            output, trouble = "", f"nothing came within {TIMEOUT_SECONDS:.0f} s"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers that a loader left behind
+    if process.returncode == 0 and output:
+        return float(output.splitlines()[-1])
+    print(f"{loader}, {decoder}, {workers} workers failed: {trouble.strip()[-300:]}", flush=True)
+    return None
 
 
 def compare(data: Path, repeats: int) -> None:
@@ -110,34 +113,32 @@ def compare(data: Path, repeats: int) -> None:
     pythons = {loader: environment_of(loader) for loader in (*LOADERS, *PEERS)}
     rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for turn in range(repeats):
-        for loader, python in pythons.items():
-            if python is not None:
-                for (decoder, workers), rate in measure(loader, python, data).items():
+        for decoder, workers in CASES:
+            for loader, python in pythons.items():
+                rate = measure(loader, python, data, decoder, workers) if python else None
+                if rate is not None:
                     rates[loader, decoder, workers].append(rate)
         print(f"turn {turn + 1} of {repeats}, load average {os.getloadavg()[0]:.1f}", flush=True)
     medians = {what: statistics.median(values) for what, values in rates.items()}
-    for decoder in ("pillow", "libspng"):
-        for workers in (1, 2):
-            ours = medians[OURS, decoder, workers]
-            print(f"\n{decoder}, {workers} workers: {ours:,.0f} samples/s")
-            for loader in pythons:
-                theirs = medians.get((loader, decoder, workers))
-                if theirs is None:
-                    print(f"  {loader:20} no figure")
-                elif loader == "raw":
-                    print(f"  {loader:20} {theirs:8,.0f} samples/s  ours per worker / raw {ours / workers / theirs:5.2f}")
-                elif loader != OURS:
-                    values = rates[loader, decoder, workers]
-                    spread = f"{min(values):,.0f} to {max(values):,.0f}"
-                    print(f"  {loader:20} {theirs:8,.0f} samples/s ({spread})  ours / theirs {ours / theirs:5.2f}")
+    for decoder, workers in CASES:
+        ours = medians[OURS, decoder, workers]
+        print(f"\n{decoder}, {workers} worker{'s'[: workers - 1]}: {ours:,.0f} samples/s")
+        for loader in pythons:
+            theirs = medians.get((loader, decoder, workers))
+            if theirs is None:
+                print(f"  {loader:20} no figure")
+            elif loader == "raw":
+                print(f"  {loader:20} {theirs:8,.0f} samples/s  ours per worker / raw {ours / workers / theirs:5.2f}")
+            elif loader != OURS:
+                values = rates[loader, decoder, workers]
+                spread = f"{min(values):,.0f} to {max(values):,.0f}"
+                print(f"  {loader:20} {theirs:8,.0f} samples/s ({spread})  ours / theirs {ours / theirs:5.2f}")
 
 
 def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS
     began = time.perf_counter()
     compare(make_data(), repeats)
-    print("\npre-tokenised shards, one process: planned, read, laid out, corrupted, packed")
-    tokenised.main(DATA / "tokens")
     print(f"{time.perf_counter() - began:.0f} s, {len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}")
 
 

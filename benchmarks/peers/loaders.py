@@ -7,7 +7,11 @@ Imports wait: each environment has one of these libraries.
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +75,12 @@ def webdataset(data: Path, prepared: Path, decode: Decode, batch: int, workers: 
 
 
 def streaming(data: Path, prepared: Path, decode: Decode, batch: int, workers: int) -> Make:
+    # It asks torchvision for two names that are not used here, and that of PyPI does not load beside a torch for CPUs.
+    for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__spec__ = ModuleSpec(name, None)
+    vars(sys.modules["torchvision.datasets"])["VisionDataset"] = object
+    vars(sys.modules["torchvision.transforms.functional"])["to_tensor"] = None
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
@@ -107,14 +117,14 @@ def litdata(data: Path, prepared: Path, decode: Decode, batch: int, workers: int
     class Samples(StreamingDataset):
         def __getitem__(self, at: Any) -> Any:
             one = super().__getitem__(at)
-            return sample(decode, one["png"], one["json"])
+            return sample(decode, bytes(one["png"]), bytes(one["json"]))
 
     samples = Samples(str(prepared), shuffle=True, drop_last=True)
     loader = StreamingDataLoader(samples, batch_size=batch, num_workers=workers, collate_fn=collate, drop_last=True)
     return lambda: loader
 
 
-def torchdata_stateful(data: Path, prepared: Path, decode: Decode, batch: int, workers: int) -> Make:
+def torchdata(data: Path, prepared: Path, decode: Decode, batch: int, workers: int) -> Make:
     """It has no storage of its own: it gets our reader."""
     from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -125,24 +135,19 @@ def torchdata_stateful(data: Path, prepared: Path, decode: Decode, batch: int, w
     return lambda: loader
 
 
-def torchdata_nodes(data: Path, prepared: Path, decode: Decode, batch: int, workers: int) -> Make:
-    """A worker process gets the numbers of a whole batch; storage is ours again."""
-    from torchdata.nodes import Batcher, Loader, ParallelMapper, Prefetcher, SamplerWrapper
-
-    del prepared
-    samples = _MapStyle(data, decode)
-    numbers = Batcher(SamplerWrapper(torch.utils.data.RandomSampler(samples)), batch_size=batch, drop_last=True)
-    batches = ParallelMapper(
-        numbers, lambda some: collate([samples[number] for number in some]), num_workers=workers, method="process"
-    )
-    loader = Loader(Prefetcher(batches, prefetch_factor=4))
-    return lambda: loader
-
-
 def energon(data: Path, prepared: Path, decode: Decode, batch: int, workers: int) -> Make:
     import shutil
 
-    from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, get_loader, get_train_dataset
+    from megatron.energon import (
+        Cooker,
+        DefaultTaskEncoder,
+        Sample,
+        WorkerConfig,
+        basic_sample_keys,
+        get_loader,
+        get_train_dataset,
+        stateless,
+    )
     from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
 
     if not (prepared / ".nv-meta" / "dataset.yaml").exists():
@@ -153,15 +158,28 @@ def energon(data: Path, prepared: Path, decode: Decode, batch: int, workers: int
         BaseWebdatasetFactory.prepare_dataset(
             prepared, names, split_parts_ratio=[("train", 1.0)], workers=2, tar_index_only=False
         )
-        described = "sample_type:\n  __module__: megatron.energon\n  __class__: CrudeWebdataset\n"
+        described = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
         (prepared / ".nv-meta" / "dataset.yaml").write_text(described)
+
+    @dataclass
+    class Picture(Sample):
+        content: dict[str, Any]
+
+    @stateless
+    def cook(one: dict[str, Any]) -> Picture:
+        return Picture(**basic_sample_keys(one), content=sample(decode, one["png"], one["json"]))
 
     class Encoder(DefaultTaskEncoder):
         decoder = None
-        cookers = [Cooker(lambda one: sample(decode, one["png"], one["json"]))]  # noqa: RUF012
+        cookers = (Cooker(cook),)
 
+        @stateless
         def batch(self, samples: list[Any]) -> Any:
-            return collate(samples)
+            return collate([one.content for one in samples])
+
+        @stateless
+        def encode_batch(self, batch: Any) -> Any:
+            return batch
 
     settings = WorkerConfig(rank=0, world_size=1, num_workers=workers)
     samples = get_train_dataset(

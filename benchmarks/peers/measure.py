@@ -3,7 +3,7 @@
 Every loader reads the same samples, decodes them with the same function, shuffles, and hands over batches of one uint8
 tensor [samples, height, width, 3] with captions and numbers. What is counted is the steady state.
 
-Run: python benchmarks/peers/measure.py LOADER DATA PREPARED
+Run: python benchmarks/peers/measure.py LOADER DATA PREPARED DECODER WORKERS
 """
 
 from __future__ import annotations
@@ -56,13 +56,9 @@ def samples_per_second(batches: Iterator[Any]) -> float:
 
 
 def main() -> None:
-    name, data, prepared = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    build = getattr(loaders, name)
-    for decoder, decode in DECODERS.items():
-        for workers in (1, 2):
-            make = build(data, prepared, decode, BATCH, workers)
-            rate = samples_per_second(endless(make))
-            print(json.dumps({"decoder": decoder, "workers": workers, "rate": rate}), flush=True)
+    name, data, prepared, decoder, workers = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5]
+    make = getattr(loaders, name)(data, prepared, DECODERS[decoder], BATCH, int(workers))
+    print(json.dumps(samples_per_second(endless(make))), flush=True)
     os._exit(0)  # some peers wait for their threads for ever
 
 

@@ -93,8 +93,8 @@ def test_an_undecodable_image_names_sample_field_and_cure(content: bytes) -> Non
 
 def test_a_huge_image_is_refused_before_it_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = encode_episode(example())
-    monkeypatch.setattr(module, "MAX_STRIP_PIXELS", 3 * 8 * 8 - 1)
-    monkeypatch.setattr(np, "array", lambda *_: pytest.fail("inflated"))
+    monkeypatch.setattr(module, "MAX_PIXELS", 3 * 8 * 8 - 1)
+    monkeypatch.setattr(module, "decode_png", lambda _: pytest.fail("inflated"))
     with pytest.raises(ValueError, match="more than 191 pixels"):
         decode_episode("sample-1", fields)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from toy_sequences import BUILDER, PAD_ID, VOCABULARY, toy_episode
 
-from unimodel.batch import NO_TARGET, Role, Span, TokenSequence, pack
+from unimodel.batch import NO_TARGET, Layout, Role, Span, TokenSequence, pack
 from unimodel.config import MaskedConfig
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.objectives.masked import corrupt_masked, count_probability, draw_mask, mask_rate
@@ -109,7 +109,7 @@ def test_training_loss_is_the_bound_per_token(schedule: str, count: str) -> None
     joint, config = toy_joint(), settings(schedule=schedule, mask_count=count)
     symbols = (2, 0, 1, 1)
     ids = VOCABULARY.ids(Modality.ACTION, np.array(symbols))
-    sequence = TokenSequence("toy", ids, (Span(0, TOKENS, Modality.ACTION, Role.TARGET),))
+    sequence = TokenSequence("toy", ids, Layout([Span(0, TOKENS, Modality.ACTION, Role.TARGET)]))
     start = VOCABULARY.range_of(Modality.ACTION).start
     expected = 0.0
     for probability, rng in outcomes(schedule, count):

@@ -5,7 +5,7 @@ Run: pytest tests/tokenizers/test_sequences.py
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode
 
-from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Role, Span, TokenSequence
+from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Layout, Role, Span, TokenSequence
 from unimodel.tokenizers.action import reward_codes
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, sequence_length
@@ -49,7 +49,7 @@ def test_spans_that_do_not_cover_are_refused() -> None:
     ids = np.arange(4)
     for spans in [((0, 2),), ((0, 2), (3, 4)), ((0, 3), (2, 4)), ((0, 4), (4, 5))]:
         with pytest.raises(AssertionError):
-            TokenSequence("k", ids, tuple(Span(a, b, Modality.TEXT, Role.TARGET) for a, b in spans))
+            TokenSequence("k", ids, Layout([Span(a, b, Modality.TEXT, Role.TARGET) for a, b in spans]))
 
 
 @pytest.mark.parametrize(("start", "frames"), [(0, 7), (2, 3), (5, 4)])
@@ -133,9 +133,16 @@ def test_tokenised_episode_survives_its_shard() -> None:
             assert [c.tolist() for c in one] == [c.tolist() for c in other]
         else:
             assert np.array_equal(one, other), field.name
-    del fields_of_shard["rewards.npy"]
-    with pytest.raises(ValueError, match=r"episode: field rewards\.npy is missing or damaged"):
-        decode_tokenised(EPISODE.key, fields_of_shard)
+    content = fields_of_shard["tokens.npy"]
+    for damaged in ({}, {"tokens.npy": content[:-2]}, {"tokens.npy": b"\x80\x04K\x01."}, {"tokens.npy": b""}):
+        with pytest.raises(ValueError, match=r"episode: field tokens\.npy is missing or damaged"):
+            decode_tokenised(EPISODE.key, damaged)
+
+
+def test_codes_that_need_more_than_16_bits_survive_their_shard() -> None:
+    large = replace(EPISODE, frames=EPISODE.frames + 70_000)
+    back = decode_tokenised("k", encode_tokenised(large))
+    assert np.array_equal(back.frames, large.frames) and np.array_equal(back.rewards, large.rewards)
 
 
 @settings(max_examples=60)
