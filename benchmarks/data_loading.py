@@ -52,7 +52,9 @@ def raw_samples(first: int) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
     """Soft colours with a little grain: about 8 kB, as a photograph has."""
     for number in range(first, first + SHARD_SAMPLES):
         rng = np.random.default_rng(number)
-        soft = Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
+        soft = Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).resize(
+            (64, 64), Image.Resampling.BICUBIC
+        )
         pixels = np.clip(np.asarray(soft) + rng.normal(0, 4, (64, 64, 3)), 0, 255).astype(np.uint8)
         png = io.BytesIO()
         Image.fromarray(pixels).save(png, format="PNG")
@@ -139,7 +141,8 @@ def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS
     began = time.perf_counter()
     compare(make_data(), repeats)
-    print(f"{time.perf_counter() - began:.0f} s, {len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}")
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"{time.perf_counter() - began:.0f} s, {cores} cores, load average {load:.1f}")
 
 
 if __name__ == "__main__":

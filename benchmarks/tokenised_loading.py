@@ -1,8 +1,8 @@
 """Tokens per second of pre-tokenised shards: planned, then read, laid out, corrupted and packed by one process.
 
-The demo's stages as they are, and one with larger pictures and longer windows. "build" is what a worker does, "plan" what
-the main process does for it, "stream" both, as training gets it, from one worker. Figures are medians of short pieces;
-"at best" is the fastest of them, which a noisy machine disturbs least.
+The demo's stages as they are, and one with larger pictures and longer windows. "build" is what a worker does, "plan"
+what the main process does for it, "stream" both, as training gets it, from one worker. Figures are medians of short
+pieces; "at best" is the fastest of them, which a noisy machine disturbs least.
 
 Run: python benchmarks/tokenised_loading.py
 """

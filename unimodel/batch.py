@@ -341,9 +341,7 @@ def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: i
             documents.append(PADDING_DOCUMENT)
     # One call per field for the whole batch: a call per sequence would cost more than what it copies.
     shape = (len(rows), row_tokens)
-    arrays = {
-        field: np.concatenate([getattr(piece, field) for piece in pieces], axis=-1) for field in SEQUENCE_FIELDS
-    }
+    arrays = {field: np.concatenate([getattr(piece, field) for piece in pieces], axis=-1) for field in SEQUENCE_FIELDS}
     lengths = [len(piece) for piece in pieces]
     arrays["document"] = np.repeat(np.array(documents, dtype=np.int64), lengths)
     arrays["block"] = _unique_blocks(arrays["block"], documents, lengths)
@@ -373,7 +371,7 @@ def _padding(length: int, pad_id: int) -> CorruptedSequence:
 
 def _unique_blocks(block: np.ndarray, documents: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
     """The blocks of documents one after another, each document's counted on from those before it in its row."""
-    starts = np.cumsum(lengths) - lengths
+    starts = np.cumsum([0, *lengths[:-1]])
     counts = (np.maximum.reduceat(block, starts) + 1).tolist()
     first, firsts = 0, []
     for document, count in zip(documents, counts, strict=True):

@@ -1,5 +1,7 @@
-"""The same samples through every loader. A function `NAME(data, prepared, decode, batch, workers)` returns what makes one
-pass over the shuffled samples in batches; `prepared` is a folder for the loader's own format, written once.
+"""The same samples through every loader.
+
+A function `NAME(data, prepared, decode, batch, workers)` returns what makes one pass over the shuffled samples in
+batches; `prepared` is a folder for the loader's own format, written once.
 
 Imports wait: each environment has one of these libraries.
 """

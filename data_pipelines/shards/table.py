@@ -55,12 +55,12 @@ class SampleTable:
         self._fields = fields
         self._keys = columns["keys"].tobytes()
         # A number of a memoryview is a Python int, and costs a third of one of an array.
-        self._key_end, self._member_end = memoryview(columns["key_end"]), memoryview(columns["member_end"])
+        self._key_end, self._member_end = columns["key_end"].data, columns["member_end"].data
         self._members = tuple(
-            memoryview(columns[name]) for name in ("member_field", "member_offset", "member_size", "member_crc32")
+            columns[name].data for name in ("member_field", "member_offset", "member_size", "member_crc32")
         )
         self._lengths = {
-            name.removeprefix(LENGTH): (memoryview(columns[name]), memoryview(columns[f"{name}.end"]))
+            name.removeprefix(LENGTH): (columns[name].data, columns[f"{name}.end"].data)
             for name in columns
             if name.startswith(LENGTH) and not name.endswith(".end")
         }
@@ -74,7 +74,7 @@ class SampleTable:
     def length(self, number: int, name: str) -> list[int]:
         """[k] the lengths called `name` of a sample. Raises KeyError when the table has none of that name."""
         values, ends = self._lengths[name]
-        return values[_range(ends, number)].tolist()
+        return values[ends[number - 1] if number else 0 : ends[number]].tolist()
 
     @property
     def length_names(self) -> tuple[str, ...]:

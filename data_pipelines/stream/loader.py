@@ -23,6 +23,7 @@ from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention
 from data_pipelines.stream.workers import build_in_workers
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
+
 @dataclass(frozen=True, slots=True)
 class StepBatch:
     """This rank's part of a global step."""

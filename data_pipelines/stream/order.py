@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ GROUP_SAMPLES = 1 << 17
 GROUP_SHARDS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """Sample `sample` of ingredient `ingredient`, seen for the (epoch + 1)-th time."""
 
     ingredient: int
@@ -62,4 +61,4 @@ class SampleOrder:
         shards = self._shards(epoch)[0][group * self._group_shards : (group + 1) * self._group_shards]
         samples = np.concatenate([self._first[s] + np.arange(int(self._counts[s]), dtype=np.int64) for s in shards])
         keyed_generator(*self._key, "samples", epoch, group).shuffle(samples)
-        return memoryview(samples)
+        return samples.data

@@ -18,7 +18,7 @@ def keyed_generator(*parts: int | str) -> np.random.Generator:
 
 
 class RekeyedGenerator:
-    """One generator keyed again and again, at a tenth of the cost of new ones; for who draws for one sample at a time."""
+    """One generator keyed again and again, far cheaper than new ones; for who draws for one sample at a time."""
 
     def __init__(self) -> None:
         self._philox = np.random.Philox(key=0)

@@ -55,7 +55,7 @@ def tokens_metadata(config: RunConfig, run: RunFolder, split: str) -> dict[str, 
     """What the codes of a split are made from: bytes of data, bytes of tokenizers."""
     source = split_folders(config.data.folder)[split]
     hashes = [shard.sha256 for shard in read_manifest(source).shards]
-    return {"kind": "tokenised episodes", "tokenizers": tokenizers_hash(run), "source": hashes}
+    return {"kind": "tokenised episodes", "format": 2, "tokenizers": tokenizers_hash(run), "source": hashes}
 
 
 def tokenizers_hash(run: RunFolder) -> str:

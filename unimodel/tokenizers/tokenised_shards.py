@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -15,20 +14,6 @@ from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
 FIELD = "tokens.npy"
 ARRAYS = ("grid", "frames", "actions", "rewards", "done", "mission", "caption_lengths", "captions")
-
-
-class Captions(Sequence[np.ndarray]):
-    """Captions that lie one after another in `ids`, cut apart when asked for: a sequence looks at one of them."""
-
-    def __init__(self, ids: np.ndarray, bounds: Sequence[int]) -> None:
-        self._ids, self._bounds = ids, bounds
-
-    def __len__(self) -> int:
-        return len(self._bounds) - 1
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        number = range(len(self))[number]
-        return self._ids[self._bounds[number] : self._bounds[number + 1]]
 
 
 def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
@@ -68,14 +53,15 @@ def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
 
 def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
     """The shape of sample `number`, from the index. Raises ValueError when the shards are not tokenised ones."""
-    (rows, columns), mission, captions = (reader.length(number, name) for name in ("grid", "mission", "captions"))
-    return EpisodeShape(len(captions), int(rows), int(columns), int(mission[0]), captions)
+    (rows, columns), (mission,), captions = reader.lengths(number, "grid", "mission", "captions")
+    return EpisodeShape(len(captions), rows, columns, mission, captions)
 
 
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and what is wrong with it."""
     try:
         arrays = _arrays(decode_npy(fields[FIELD]))
+        bounds = list(accumulate(arrays["caption_lengths"].tolist(), initial=0))
         return TokenisedEpisode(
             key=key,
             frames=arrays["frames"].reshape(-1, *arrays["grid"].tolist()),
@@ -83,7 +69,7 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
             rewards=arrays["rewards"].view(np.float32),
             done=arrays["done"],
             mission=arrays["mission"],
-            captions=Captions(arrays["captions"], list(accumulate(arrays["caption_lengths"].tolist(), initial=0))),
+            captions=tuple(arrays["captions"][start:stop] for start, stop in pairwise(bounds)),
         )
     except (KeyError, ValueError) as error:
         raise ValueError(
@@ -95,4 +81,4 @@ def _arrays(values: np.ndarray) -> dict[str, np.ndarray]:
     bounds = list(accumulate(values[: len(ARRAYS)].tolist(), initial=len(ARRAYS)))
     if bounds[-1] != len(values):
         raise ValueError(f"{len(values)} values are there, {bounds[-1]} were promised")
-    return {name: values[start:stop] for name, start, stop in zip(ARRAYS, bounds, bounds[1:], strict=False)}
+    return {name: values[start:stop] for name, (start, stop) in zip(ARRAYS, pairwise(bounds), strict=True)}

@@ -178,7 +178,7 @@ _Piece = tuple[int, Modality, Role, int, tuple[int, int] | None, bool]
 @lru_cache(maxsize=KNOWN_LAYOUTS)
 def _layout(pieces: tuple[_Piece, ...]) -> Layout:
     spans, start = [], 0
-    for length, *about in pieces:
-        spans.append(Span(start, start + length, *about))
+    for length, modality, role, time, grid, ruler in pieces:
+        spans.append(Span(start, start + length, modality, role, time, grid, ruler))
         start += length
     return Layout(spans)
