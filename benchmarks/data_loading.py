@@ -2,8 +2,10 @@
 
 20,000 samples of a 64x64 PNG, a caption and a few numbers are shuffled, decoded to uint8 and handed over in batches of
 64, by 1 and by 2 workers, decoded by Pillow and by libspng. Loaders take turns in processes of their own, so that a
-noisy machine slows all; figures are medians. "raw" is the limit of one core: read and decode in one process, nothing
-handed over. Peers that cannot live with our versions get an environment each under `.venv-peers/`.
+noisy machine slows all; figures are medians. CPU time, of all processes of a loader together, stands beside the rate:
+where other work shares the cores, it is the steadier of the two, and its ratio is theirs / ours. "raw" is the limit of
+one core: read and decode in one process, nothing handed over. Peers that cannot live with our versions get an
+environment each under `.venv-peers/`.
 
 Run: python benchmarks/data_loading.py [repeats]
 """
@@ -90,8 +92,8 @@ def environment_of(loader: str) -> Path | None:
     return python
 
 
-def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -> float | None:
-    """Samples per second, from a process of its own; None, after saying why, when it fails."""
+def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -> dict[str, float] | None:
+    """Samples per second and CPU microseconds per sample, from a process of its own; None, after saying why, if it fails."""
     script = ROOT / "benchmarks" / "peers" / "measure.py"
     command = [str(python), str(script), loader, str(data), str(DATA / loader), decoder, str(workers)]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -105,7 +107,7 @@ def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # workers that a loader left behind
     if process.returncode == 0 and output:
-        return float(output.splitlines()[-1])
+        return json.loads(output.splitlines()[-1])
     print(f"{loader}, {decoder}, {workers} workers failed: {trouble.strip()[-300:]}", flush=True)
     return None
 
@@ -113,28 +115,33 @@ def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -
 def compare(data: Path, repeats: int) -> None:
     """Measures all loaders in turn, `repeats` times, and prints the medians beside ours."""
     pythons = {loader: environment_of(loader) for loader in (*LOADERS, *PEERS)}
-    rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    figures: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)
     for turn in range(repeats):
         for decoder, workers in CASES:
             for loader, python in pythons.items():
-                rate = measure(loader, python, data, decoder, workers) if python else None
-                if rate is not None:
-                    rates[loader, decoder, workers].append(rate)
+                figure = measure(loader, python, data, decoder, workers) if python else None
+                if figure is not None:
+                    figures[loader, decoder, workers].append(figure)
         print(f"turn {turn + 1} of {repeats}, load average {os.getloadavg()[0]:.1f}", flush=True)
-    medians = {what: statistics.median(values) for what, values in rates.items()}
+    medians = {
+        case: {name: statistics.median(one[name] for one in some) for name in ("rate", "cpu")}
+        for case, some in figures.items()
+    }
     for decoder, workers in CASES:
         ours = medians[OURS, decoder, workers]
-        print(f"\n{decoder}, {workers} worker{'s'[: workers - 1]}: {ours:,.0f} samples/s")
+        print(f"\n{decoder}, {workers} worker{'s'[: workers - 1]}: ours / theirs")
         for loader in pythons:
             theirs = medians.get((loader, decoder, workers))
             if theirs is None:
-                print(f"  {loader:20} no figure")
-            elif loader == "raw":
-                print(f"  {loader:20} {theirs:8,.0f} samples/s  ours per worker / raw {ours / workers / theirs:5.2f}")
-            elif loader != OURS:
-                values = rates[loader, decoder, workers]
-                spread = f"{min(values):,.0f} to {max(values):,.0f}"
-                print(f"  {loader:20} {theirs:8,.0f} samples/s ({spread})  ours / theirs {ours / theirs:5.2f}")
+                print(f"  {loader:12} no figure")
+                continue
+            values = [one["rate"] for one in figures[loader, decoder, workers]]
+            share = ours["rate"] / theirs["rate"] / (workers if loader == "raw" else 1)
+            print(
+                f"  {loader:12} {theirs['rate']:7,.0f} samples/s ({min(values):,.0f} to {max(values):,.0f})  {share:.2f}"
+                f"{' a worker' if loader == 'raw' else '':9}  {theirs['cpu']:6,.0f} us of CPU a sample "
+                f"{theirs['cpu'] / ours['cpu']:5.2f}"
+            )
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ Run: python benchmarks/peers/measure.py LOADER DATA PREPARED DECODER WORKERS
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -43,22 +44,35 @@ def endless(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
         yield from make()
 
 
-def samples_per_second(batches: Iterator[Any]) -> float:
-    """After a warm-up that also empties what was built ahead while the first batch was awaited."""
+def cpu_seconds() -> float:
+    """Spent so far by this process and all that it started: what a busy machine disturbs least."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            about = file.read_text().rpartition(")")[2].split()
+            if int(about[3]) == os.getsid(0):
+                ticks += int(about[11]) + int(about[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def steady_state(batches: Iterator[Any]) -> dict[str, float]:
+    """Samples per second and CPU microseconds per sample, after a warm-up that also empties what was built ahead while
+    the first batch was awaited."""
     next(batches)
     began = time.perf_counter()
     while time.perf_counter() - began < WARM_UP_SECONDS:
         next(batches)
-    began, count = time.perf_counter(), 0
+    spent, began, count = cpu_seconds(), time.perf_counter(), 0
     while time.perf_counter() - began < MEASURED_SECONDS:
         count += len(next(batches)["image"])
-    return count / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return {"rate": count / seconds, "cpu": 1e6 * (cpu_seconds() - spent) / count}
 
 
 def main() -> None:
     name, data, prepared, decoder, workers = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5]
     make = getattr(loaders, name)(data, prepared, DECODERS[decoder], BATCH, int(workers))
-    print(json.dumps(samples_per_second(endless(make))), flush=True)
+    print(json.dumps(steady_state(endless(make))), flush=True)
     os._exit(0)  # some peers wait for their threads for ever
 
 
