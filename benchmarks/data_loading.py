@@ -93,7 +93,7 @@ def environment_of(loader: str) -> Path | None:
 
 
 def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -> dict[str, float] | None:
-    """Samples per second and CPU microseconds per sample, from a process of its own; None, after saying why, if it fails."""
+    """Samples per second and CPU microseconds per sample, in a process of its own; None, after saying why, if it fails."""
     script = ROOT / "benchmarks" / "peers" / "measure.py"
     command = [str(python), str(script), loader, str(data), str(DATA / loader), decoder, str(workers)]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -138,7 +138,7 @@ def compare(data: Path, repeats: int) -> None:
             values = [one["rate"] for one in figures[loader, decoder, workers]]
             share = ours["rate"] / theirs["rate"] / (workers if loader == "raw" else 1)
             print(
-                f"  {loader:12} {theirs['rate']:7,.0f} samples/s ({min(values):,.0f} to {max(values):,.0f})  {share:.2f}"
+                f"  {loader:12} {theirs['rate']:7,.0f} a second ({min(values):,.0f} to {max(values):,.0f})  {share:.2f}"
                 f"{' a worker' if loader == 'raw' else '':9}  {theirs['cpu']:6,.0f} us of CPU a sample "
                 f"{theirs['cpu'] / ours['cpu']:5.2f}"
             )
