@@ -93,7 +93,7 @@ def environment_of(loader: str) -> Path | None:
 
 
 def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -> dict[str, float] | None:
-    """Samples per second and CPU microseconds per sample, in a process of its own; None, after saying why, if it fails."""
+    """Samples per second and CPU microseconds per sample of a new process; None, after saying why, if it fails."""
     script = ROOT / "benchmarks" / "peers" / "measure.py"
     command = [str(python), str(script), loader, str(data), str(DATA / loader), decoder, str(workers)]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
