@@ -15,7 +15,7 @@ Axis names: rows, length, n (tokens of one sequence).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from functools import cached_property, lru_cache
@@ -270,6 +270,10 @@ class PackedBatch:
     objective: Tensor
     modality: Tensor
 
+    def __reduce__(self) -> tuple[Callable[..., PackedBatch], tuple[np.ndarray, ...]]:
+        """Crosses from a worker as arrays: of tensors torch would make nine files in shared memory."""
+        return _from_arrays, tuple(getattr(self, f.name).numpy() for f in fields(self))
+
     @property
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
@@ -292,6 +296,10 @@ class PackedBatch:
                 for f in fields(self)
             }
         )
+
+
+def _from_arrays(*arrays: np.ndarray) -> PackedBatch:
+    return PackedBatch(*map(torch.from_numpy, arrays))
 
 
 def visible(

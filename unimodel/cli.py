@@ -136,6 +136,19 @@ def data_stats(
         say(f"samples: {sheet}")
 
 
+@data_app.command("bench")
+def data_bench(
+    path: Annotated[Path, typer.Argument(help="A folder of shards or splits, or a run folder.", show_default=False)],
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each figure is measured.")] = 2.0,
+) -> None:
+    """Measure how fast this machine reads, decodes and loads: MB/s, samples/s by workers, tokens/s of a run."""
+    from unimodel.observe.progress import say
+    from unimodel.training.data_bench import bench
+
+    for what, speed in bench(path, seconds):
+        say(f"{what:45} {speed}")
+
+
 @data_app.command("tokenize")
 def data_tokenize(config: ConfigFile, overrides: Overrides = None) -> None:
     """Turn recorded shards into codes of the run's tokenizers."""

@@ -58,14 +58,14 @@ class ShardReader:
         table, row = self._locate(number)
         return table.key(row)
 
-    def length(self, number: int, name: str) -> list[int]:
-        """[k] the lengths called `name` of sample `number`. Raises ValueError when the data has none of that name."""
+    def lengths(self, number: int, *names: str) -> list[list[int]]:
+        """The lengths of sample `number` by each of `names`. Raises ValueError when the data has none of a name."""
         table, row = self._locate(number)
         try:
-            return table.length(row, name)
-        except KeyError:
+            return [table.length(row, name) for name in names]
+        except KeyError as missing:
             raise ValueError(
-                f"{self.folder}: the samples have no length '{name}', only {sorted(table.length_names)}: "
+                f"{self.folder}: the samples have no length {missing}, only {sorted(table.length_names)}: "
                 "the data was made by another version or for another purpose, make it again"
             ) from None
 

@@ -79,7 +79,7 @@ class SampleTable:
     def length(self, number: int, name: str) -> list[int]:
         """[k] the lengths called `name` of a sample. Raises KeyError when the table has none of that name."""
         values, ends = self._lengths[name]
-        return values[_range(ends, number)].tolist()
+        return values[ends[number - 1] if number else 0 : ends[number]].tolist()
 
     @property
     def length_names(self) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from data_pipelines.sources.png import decode_plain, plain_size
+
 MAX_PICTURE_PIXELS = 1 << 26
 """Largest picture that is decoded (192 MiB as RGB): a decompression bomb is refused by its header."""
 KEPT_FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
@@ -32,6 +34,11 @@ def encode_picture(payload: bytes, format: PictureFormat = "keep") -> tuple[str,
 
 def decode_picture(payload: bytes) -> np.ndarray:
     """uint8 [height, width, 3], upright, on white where it is transparent. Raises ValueError as `encode_picture`."""
+    size = plain_size(payload)
+    if size is not None and size[0] * size[1] <= MAX_PICTURE_PIXELS:
+        pixels = decode_plain(payload)
+        if pixels is not None:
+            return pixels
     return _safely(_decode, payload)
 
 
@@ -79,13 +86,14 @@ def _encode(image: Image.Image, payload: bytes, format: PictureFormat) -> tuple[
 
 def _plain_pixels(image: Image.Image) -> Image.Image:
     """As RGB or grey of 8 bits; what is transparent lies on white."""
-    if image.mode in ("RGB", "L"):
+    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    if image.mode in ("RGB", "L") and not transparent:
         return image
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of kind {image.mode} have no known range")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if transparent:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("L" if image.mode == "1" else "RGB")

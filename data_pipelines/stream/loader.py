@@ -16,30 +16,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from data_pipelines.stream.bad_sample import BadSample
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.packing import deal_by_cost
 from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
-from data_pipelines.stream.worker_death import WorkerError, death_watch, forget_death, prepare_worker
+from data_pipelines.stream.worker_death import WorkerError
+from data_pipelines.stream.workers import build_in_workers
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
-PREFETCH_STEPS = 4
-"""Steps that a worker builds ahead."""
 READ_AHEAD_STEPS = 32
 """Steps whose bytes are asked for before they are built, for data that lies far away. New shards come in groups, all at
 once: so many steps is the time in which a group's first blocks must arrive."""
-
-
-@dataclass(frozen=True, slots=True)
-class BadSample:
-    """A sample that was left out, and why. Its place in the row stays empty: nothing else moves."""
-
-    shard: str
-    key: str
-    offset: int
-    """Byte of the shard at which the sample begins; -1 when not known."""
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,41 +119,27 @@ class PackedStream(IterableDataset):
 
     def __next__(self) -> StepBatch:
         try:
-            with death_watch(self._settings.workers):
-                if self._steps is None:
-                    self._steps = self._start()
-                step = next(self._steps)
+            if self._steps is None:
+                self._steps = self._start()
+            step = next(self._steps)
             if isinstance(step, Exception):
                 raise step
         except (OSError, ValueError, WorkerError):
             self.close()  # the next call tries that step again
             raise
         self.state = step.state
-        return step
+        return step.pin_memory() if torch.cuda.is_available() else step
 
     def close(self) -> None:
         """Ends the workers; the next step starts them again. What they had built ahead is planned again."""
         if self._steps is not None:
             self._steps = None
-            forget_death()
             self._plan.seek(self.state)
 
     def _start(self) -> Iterator[StepBatch | Exception]:
         if not self._settings.workers:
             return map(self._builder.__getitem__, self._planned())
-        return iter(
-            DataLoader(
-                self._builder,
-                batch_size=None,
-                sampler=self._planned(),  # pyright: ignore[reportArgumentType]
-                num_workers=self._settings.workers,
-                prefetch_factor=PREFETCH_STEPS,
-                pin_memory=torch.cuda.is_available(),
-                timeout=self._settings.timeout_seconds,
-                worker_init_fn=prepare_worker,
-                multiprocessing_context="fork",  # children of this process, whatever the caller's default is
-            )
-        )
+        return build_in_workers(self._builder, self._planned(), self._settings.workers, self._settings.timeout_seconds)
 
     def _planned(self) -> Iterator[_Step | Exception]:
         return self._with_ahead() if self._reads_ahead else self._in_order()

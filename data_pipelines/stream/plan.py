@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipelines.stream.mixture import Debt, Ingredient, shares_at
 from data_pipelines.stream.order import Draw, SampleOrder
@@ -38,8 +38,7 @@ class StreamState:
         return replace(StreamState(**values), drawn=tuple(values.get("drawn", ())), owed=tuple(values.get("owed", ())))
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A draw with its length in tokens."""
 
     draw: Draw
@@ -142,11 +141,13 @@ class Plan:
 
     def _after(self, shares: list[float], state: StreamState, placed: list[Placed]) -> StreamState:
         """The state when exactly `placed` was drawn."""
-        debt, drawn = Debt(shares, state.owed), list(state.drawn)
-        for one in placed:
-            debt.pay(one.draw.ingredient, one.length)
-            drawn[one.draw.ingredient] += 1
-        return StreamState(state.window + 1, 0, tuple(drawn), tuple(debt.owed))
+        tokens, drawn = [0] * len(shares), list(state.drawn)
+        for draw, length in placed:
+            tokens[draw.ingredient] += length
+            drawn[draw.ingredient] += 1
+        total = sum(tokens)
+        owed = [before + share * total - got for before, share, got in zip(state.owed, shares, tokens, strict=True)]
+        return StreamState(state.window + 1, 0, tuple(drawn), tuple(owed))
 
 
 def attention_cost(row: Row, quadratic_tokens: float) -> float:

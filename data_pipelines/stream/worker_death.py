@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
-TORCH_WORDS = ("DataLoader worker", "DataLoader timed out")
+DEATH_WORDS, TIMEOUT_WORDS = "DataLoader worker", "DataLoader timed out"
 """How torch's errors about a dead or a hanging worker begin."""
 
 
@@ -20,11 +20,8 @@ class WorkerError(RuntimeError):
 
 
 @contextmanager
-def death_watch(workers: int) -> Iterator[None]:
-    """A block in which a step is waited for; raises WorkerError when a worker is found dead, before or in it."""
-    if not workers:
-        yield
-        return
+def death_watch() -> Iterator[None]:
+    """A block in which workers are waited for; raises WorkerError when one is found dead, before or in it."""
     _watch.waiting = True
     try:
         _watch.tell()
@@ -33,11 +30,16 @@ def death_watch(workers: int) -> Iterator[None]:
     except (OSError, EOFError) as error:  # of a pipe that ends, or a tensor whose owner is gone
         raise WorkerError(f"{type(error).__name__}: {error}") from None
     except RuntimeError as error:
-        if str(error).startswith(TORCH_WORDS):
+        if str(error).startswith(DEATH_WORDS):
             raise WorkerError(str(error)) from None
         raise
     finally:
         _watch.waiting = False
+
+
+def is_timeout(error: RuntimeError) -> bool:
+    """Whether torch says that nothing came in time."""
+    return str(error).startswith(TIMEOUT_WORDS)
 
 
 class _DeathWatch:

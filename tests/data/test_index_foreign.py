@@ -54,7 +54,7 @@ def test_stock_tars_are_read_where_they_are(tmp_path: Path) -> None:
     found = [reader.read(number) for number in range(len(reader))]
     assert [fields["png"] for _, fields in found] == list(pictures.values())
     assert found[4] == ("0001", {"png": pictures["1/0001"], "txt": b"tar 1, 1", "cls": b"3"})
-    assert reader.length(4, "size") == [40, 48] and reader.length(4, "text") == [8]
+    assert reader.lengths(4, "size", "text") == [[40, 48], [8]]
     assert verify_dataset(tmp_path / "tars").ok
     assert run_unimodel("data", "index", tmp_path / "tars")[1].startswith("already indexed")
 

@@ -98,7 +98,7 @@ def test_splits_share_no_seed_and_no_world(recorded: Path) -> None:
         episodes = [decode_episode(*reader.read(number)) for number in range(len(reader))]
         seeds[split] = {episode.seed for episode in episodes}
         worlds[split] = {episode.frames[0].tobytes() for episode in episodes}
-        assert [reader.length(n, "frames")[0] for n in range(len(reader))] == [len(e.frames) for e in episodes]
+        assert [reader.lengths(n, "frames")[0][0] for n in range(len(reader))] == [len(e.frames) for e in episodes]
     assert {split: len(seeds[split]) for split in seeds} == {"train": 10, "validation": 4, "test": 2}
     for one, other in combinations(seeds, 2):
         assert not seeds[one] & seeds[other] and not worlds[one] & worlds[other]

@@ -40,7 +40,7 @@ class ToyData:
         self.reader, self.row_tokens, self.rows = reader, row_tokens, rows
 
     def measure(self, draw: Draw) -> int:
-        return int(self.reader.length(draw.sample, "tokens")[0])
+        return self.reader.lengths(draw.sample, "tokens")[0][0]
 
     def build(self, placed: Placed) -> CorruptedSequence | BadSample:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from toy_sequences import PAD_ID, laid_out
 
-from data_pipelines.stream.loader import BadSample, PackedStream, StepBatch, StreamSettings
+from data_pipelines.stream.bad_sample import BadSample
+from data_pipelines.stream.loader import PackedStream, StepBatch, StreamSettings
 from data_pipelines.stream.mixture import Ingredient
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Placed, Plan, StreamState

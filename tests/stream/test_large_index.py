@@ -62,7 +62,7 @@ def test_memory_is_that_of_the_shards_in_use(folder: Path) -> None:
 
     def length(draw: Draw) -> int:
         assert reader.key(draw.sample) == f"sample-{draw.sample % SAMPLES:06d}"
-        return 1 + int(reader.length(draw.sample, "n")[0]) % 20
+        return 1 + reader.lengths(draw.sample, "n")[0][0] % 20
 
     plan = Plan(mixture, length, seed=0, stage="s", row_tokens=64, total_rows=10**8)
     before = resident_bytes()

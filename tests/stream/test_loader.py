@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from toy_sequences import PAD_ID
 from toy_stream import MIXTURE, ROW_TOKENS, ROWS, STEPS, build, measure, name, plan, rows_of, stream
 
-from data_pipelines.stream.loader import BadSample, PackedStream, StepBatch, StreamSettings
+from data_pipelines.stream.bad_sample import BadSample
+from data_pipelines.stream.loader import PackedStream, StepBatch, StreamSettings
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Plan, StreamState
 

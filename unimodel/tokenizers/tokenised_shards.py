@@ -73,9 +73,7 @@ def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
 def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
     """The shape of sample `number`, from the index. Raises ValueError when the shards are not tokenised ones."""
     names = ("frames", "grid", "audio", "outcome", "mission", "captions")
-    (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = (
-        reader.length(number, name) for name in names
-    )
+    (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = reader.lengths(number, *names)
     return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
-from data_pipelines.stream.loader import BadSample, PackedStream, StreamSettings
+from data_pipelines.stream.bad_sample import BadSample, name_bad_sample
+from data_pipelines.stream.loader import PackedStream, StreamSettings
 from data_pipelines.stream.mixture import Ingredient, Schedule
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Placed, Plan, StreamState
@@ -53,10 +54,7 @@ class StageData:
         try:
             return self._build(draw, placed.length)
         except ValueError as error:
-            shard, _ = reader.place(draw.sample)
-            entry = reader.entry(draw.sample)
-            offset = min((member.offset for member in entry.members.values()), default=-1)
-            return BadSample(str(shard), entry.key, offset, str(error))
+            return name_bad_sample(reader, draw.sample, error)
 
     def _build(self, draw: Draw, planned: int) -> CorruptedSequence:
         entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]

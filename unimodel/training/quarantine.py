@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import torch.distributed as dist
 
-from data_pipelines.stream.loader import BadSample
+from data_pipelines.stream.bad_sample import BadSample
 from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
 
 
