@@ -23,7 +23,7 @@ from data_pipelines.shards.index import Manifest, write_manifest
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.stream.plan import StreamState
-from unimodel.config import BatchConfig, StageConfig
+from unimodel.config import EPISODES, BatchConfig, StageConfig
 from unimodel.config_file import load_config
 from unimodel.tokenizers.tokenised_shards import encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
@@ -31,7 +31,7 @@ from unimodel.training.data import StageData
 from unimodel.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=512, image_size=240, action_size=7, reward_size=63)
-EPISODES, SHARD_EPISODES, PIECES, STEPS = 2_000, 500, 30, 10
+NUM_EPISODES, SHARD_EPISODES, PIECES, STEPS = 2_000, 500, 30, 10
 WARM_UP_STEPS = 150
 """Until most shapes were seen: from then on a worker knows what follows from them."""
 
@@ -47,6 +47,7 @@ def episode(number: int, side: int, frames: range) -> TokenisedEpisode:
     return TokenisedEpisode(
         key=f"episode-{number:08d}",
         frames=codes,
+        audio=np.zeros((count, 0), dtype=np.int64),
         actions=rng.integers(VOCABULARY.action_size, size=count - 1),
         rewards=rng.choice([0.0, 0.7], size=count - 1).astype(np.float32),
         done=rng.random(count - 1) < 0.1,
@@ -69,7 +70,7 @@ def write_shards(folder: Path, episodes: int, side: int, frames: range) -> Path:
 
 def report(name: str, shards: Path, stage: StageConfig) -> None:
     """One line of figures."""
-    data = StageData(shards, SequenceBuilder(VOCABULARY, 1, 2), name, stage, 0)
+    data = StageData({EPISODES: shards}, SequenceBuilder(VOCABULARY, 1, 2), name, stage, 0)
     stream = data.stream(StreamState(), 0)
     planned = stream._planned()  # pyright: ignore[reportPrivateUsage]
     building, streaming, lengths, plan_seconds = [], [], [], 0.0
@@ -107,7 +108,7 @@ def _tokens(steps: Sequence[Any]) -> int:
 def main() -> None:
     config = load_config(Path(__file__).parents[1] / "configs" / "demo.yaml")
     with tempfile.TemporaryDirectory() as folder:
-        shards = write_shards(Path(folder) / "demo", EPISODES, side=8, frames=range(5, 18))
+        shards = write_shards(Path(folder) / "demo", NUM_EPISODES, side=8, frames=range(5, 18))
         for name, stage in config.ordered_stages:
             report(name, shards, stage)
         long = write_shards(Path(folder) / "long", SHARD_EPISODES, side=16, frames=range(8, 18))
