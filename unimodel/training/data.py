@@ -40,7 +40,8 @@ class StageData:
         entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
         shape = read_shape(reader, draw.sample)
         key = reader.key(draw.sample)
-        start = first_place(entry.sequence, shape, entry.most, self._choice(draw, key))
+        choice = self._choice(draw, key)
+        start = first_place(entry.sequence, shape.num_frames, shape.caption_tokens[0], entry.most, choice)
         try:
             return sequence_length(entry.sequence, shape, start, entry.most)
         except ValueError as error:
@@ -60,7 +61,8 @@ class StageData:
         entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
         key, fields = reader.read(draw.sample)
         episode = decode_tokenised(key, fields)
-        start = first_place(entry.sequence, read_shape(reader, draw.sample), entry.most, self._choice(draw, key))
+        choice = self._choice(draw, key)
+        start = first_place(entry.sequence, episode.num_frames, len(episode.captions[0]), entry.most, choice)
         sequence = self._builder.build(entry.sequence, episode, start, entry.most)
         if len(sequence) != planned:
             raise ValueError(f"sample {key} makes {len(sequence)} tokens where the index says {planned}")
