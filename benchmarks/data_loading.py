@@ -3,9 +3,9 @@
 20,000 samples of a 64x64 PNG, a caption and a few numbers are shuffled, decoded to uint8 and handed over in batches of
 64, by 1 and by 2 workers, decoded by Pillow and by libspng. Loaders take turns in processes of their own, so that a
 noisy machine slows all; figures are medians. CPU time, of all processes of a loader together, stands beside the rate:
-where other work shares the cores, it is the steadier of the two, and its ratio is theirs / ours. "raw" is the limit of
-one core: read and decode in one process, nothing handed over. Peers that cannot live with our versions get an
-environment each under `.venv-peers/`.
+where other work shares the cores, it is the steadier of the two, and its ratio is theirs / ours. "raw" is the limit:
+as many processes as there are workers read and decode, each for itself, and hand nothing over. Peers that cannot live
+with our versions get an environment each under `.venv-peers/`.
 
 Run: python benchmarks/data_loading.py [repeats]
 """
@@ -23,6 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,16 @@ def measure(loader: str, python: Path, data: Path, decoder: str, workers: int) -
     return None
 
 
+def measure_raw(python: Path, data: Path, decoder: str, processes: int) -> dict[str, float] | None:
+    """The same of `processes` that read and decode side by side, each for itself: what the cores give together."""
+    with ThreadPoolExecutor(processes) as pool:
+        found = list(pool.map(lambda _: measure("raw", python, data, decoder, 1), range(processes)))
+    figures = [one for one in found if one is not None]
+    if len(figures) < processes:
+        return None
+    return {"rate": sum(one["rate"] for one in figures), "cpu": statistics.mean(one["cpu"] for one in figures)}
+
+
 def compare(data: Path, repeats: int) -> None:
     """Measures all loaders in turn, `repeats` times, and prints the medians beside ours."""
     pythons = {loader: environment_of(loader) for loader in (*LOADERS, *PEERS)}
@@ -119,7 +130,12 @@ def compare(data: Path, repeats: int) -> None:
     for turn in range(repeats):
         for decoder, workers in CASES:
             for loader, python in pythons.items():
-                figure = measure(loader, python, data, decoder, workers) if python else None
+                if python is None:
+                    continue
+                if loader == "raw":
+                    figure = measure_raw(python, data, decoder, workers)
+                else:
+                    figure = measure(loader, python, data, decoder, workers)
                 if figure is not None:
                     figures[loader, decoder, workers].append(figure)
         print(f"turn {turn + 1} of {repeats}, load average {os.getloadavg()[0]:.1f}", flush=True)
@@ -136,10 +152,9 @@ def compare(data: Path, repeats: int) -> None:
                 print(f"  {loader:12} no figure")
                 continue
             values = [one["rate"] for one in figures[loader, decoder, workers]]
-            share = ours["rate"] / theirs["rate"] / (workers if loader == "raw" else 1)
             print(
-                f"  {loader:12} {theirs['rate']:7,.0f} a second ({min(values):,.0f} to {max(values):,.0f})  {share:.2f}"
-                f"{' a worker' if loader == 'raw' else '':9}  {theirs['cpu']:6,.0f} us of CPU a sample "
+                f"  {loader:12} {theirs['rate']:7,.0f} a second ({min(values):,.0f} to {max(values):,.0f})  "
+                f"{ours['rate'] / theirs['rate']:5.2f}   {theirs['cpu']:6,.0f} us of CPU a sample "
                 f"{theirs['cpu'] / ours['cpu']:5.2f}"
             )
 

@@ -40,7 +40,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub(toys: Path) -> Iterator[str]:
-    command = [sys.executable, str(HELPERS / "hub_server.py"), str(toys), str(FAILURE_SHARE)]
+    command = [sys.executable, str(HELPERS / "hub_datasets.py"), str(toys), str(FAILURE_SHARE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stdin is not None
         yield server.stdout.readline().strip()

@@ -92,7 +92,7 @@ def test_an_episode_with_a_one_byte_picture_is_named(copied: Path) -> None:
     shard = write_shard(copied / "validation/validation-000000.tar", samples)
     write_manifest(copied / "validation", Manifest((shard,), reader.metadata))
     (problem,) = verify_dataset(copied).problems
-    assert problem.key == samples[2][0] and "frames.png is not a readable image" in problem.what
+    assert problem.key == samples[2][0] and "field frames.png: not a readable picture" in problem.what
 
 
 def test_a_key_used_in_both_splits_is_found(copied: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_run import TinyRun, command, start, tiny_run, train_here, wait_until
+from tiny_run import ZERO_STAGES, TinyRun, command, start, tiny_run, train_here, wait_until
 
 from unimodel.training.checkpoint import list_checkpoints, load_checkpoint
 
@@ -50,7 +50,7 @@ def require_equal_losses(one: TinyRun, other: TinyRun) -> None:
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"], "it trains, so that a wrong gradient would show"
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", ZERO_STAGES)
 def test_two_processes_train_like_one(zero: int, tmp_path: Path) -> None:
     """A4: 20 steps over gloo."""
     two = interactive(tmp_path / "two", f"engine.zero={zero}")
@@ -59,7 +59,7 @@ def test_two_processes_train_like_one(zero: int, tmp_path: Path) -> None:
     require_equal_losses(trained(tmp_path / "one", f"engine.zero={zero}"), two)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", ZERO_STAGES)
 def test_two_processes_train_like_one_with_muon(zero: int, tmp_path: Path) -> None:
     """Shards of one matrix lie on both ranks; orthogonalised apart, they would be another update."""
     settings = (f"engine.zero={zero}", "stages.interactive.optimizer.kind=muon")

@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_run import TinyRun, command, require_same_end, start, tiny_run, train_here, wait_until
+from tiny_run import ZERO_STAGES, TinyRun, command, require_same_end, start, tiny_run, train_here, wait_until
 
 from unimodel.training.checkpoint import list_checkpoints, load_checkpoint
 
@@ -37,7 +37,7 @@ def interrupt(run: TinyRun, number: signal.Signals, after_lines: int) -> tuple[i
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", ZERO_STAGES)
 def test_killed_run_ends_byte_for_byte_like_an_uninterrupted_one(zero: int, tmp_path: Path) -> None:
     """A3: all stages, fp32, kill -9 at a random step, the same command again."""
     run = tiny_run(tmp_path / "killed", *STEPS, f"engine.zero={zero}")

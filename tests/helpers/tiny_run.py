@@ -30,6 +30,8 @@ from unimodel.config_file import load_config, settings_of
 from unimodel.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
+ZERO_STAGES = (0, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (1, 2)), 3)
+"""Nothing and everything sharded; what lies between takes as long and is left to `make test-all`."""
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 START_SECONDS = 240
 """Longest wait for a process; nothing is measured with it, it only ends a test that hangs."""
