@@ -115,11 +115,8 @@ class LeRobotFolder:
         return open_inside(self.root, name)
 
     def size(self, name: str) -> int:
-        """Bytes of a file of the dataset; 0 when there is none, which is told when it is read.
-
-        Raises ValueError for a name that leads out of the folder.
-        """
-        path = find_inside(self.root, name)
+        """Bytes of a file of the dataset; 0 when there is none, which is told when it is read."""
+        path = self.root / name
         return path.stat().st_size if path.is_file() else 0
 
     def _place_v2(self, row: dict[str, Any], camera: str, is_film: bool) -> LeRobotEpisode:
@@ -152,6 +149,10 @@ class LeRobotFolder:
             name = None
         if name is None or "{" in name or "}" in name:
             raise ValueError(f"{INFO}: {template} is {text!r}; it may use {', '.join(sorted(values))}")
+        try:
+            find_inside(self.root, name)
+        except ValueError as error:
+            raise ValueError(f"{INFO}: {template}: {error}") from None
         return name
 
     def _parquet_episodes(self, camera: str) -> Iterator[dict[str, Any]]:

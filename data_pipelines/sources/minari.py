@@ -20,6 +20,7 @@ from data_pipelines.sources.action_codes import (
     sample_actions,
     spread,
 )
+from data_pipelines.sources.files import find_inside
 from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample
 from data_pipelines.sources.settings import MinariSource
 from data_pipelines.sources.trajectory import Trajectory, encode_windows
@@ -44,7 +45,9 @@ def list_minari(source: MinariSource) -> list[Block]:
         actions = asdict(_action_codes(source, storage, count))
     except ValueError as error:
         raise ValueError(f"source.path {source.path}: {error}") from None
-    size = sum(path.stat().st_size for path in storage.data_path.rglob("*") if path.is_file())
+    data: Path = storage.data_path
+    files = [path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()]
+    size = sum(find_inside(data, name).stat().st_size for name in files)
     blocks = []
     for first in range(0, count, BLOCK_EPISODES):
         stop = min(count, first + BLOCK_EPISODES)
@@ -123,21 +126,20 @@ def _read(storage: Any, number: int) -> dict[str, Any]:
 
 
 def _check_links(folder: Path, number: int) -> None:
-    """Raises ValueError when an episode's part of the file takes its data from another file."""
+    """Raises ValueError when an episode is not there or takes anything from elsewhere: HDF5 can link to other files."""
     import h5py
 
+    name = f"episode_{number}"
     with h5py.File(folder / "main_data.hdf5", "r") as file:
-
-        def check(name: str, link: Any) -> None:
-            item: Any = None if isinstance(link, h5py.ExternalLink) else episode[name]
-            foreign = item is None or item.file.filename != file.filename
-            if foreign or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
-                raise ValueError(f"{name} leads to another file: refused")
-
-        episode: Any = file
-        check(f"episode_{number}", file.get(f"episode_{number}", getlink=True))
-        episode = file[f"episode_{number}"]
-        episode.visititems_links(check)
+        if name not in file:
+            raise ValueError(f"there is no {name}")
+        links = [(name, file.get(name, getlink=True))]
+        if isinstance(links[0][1], h5py.HardLink):
+            file[name].visititems_links(lambda inside, link: links.append((f"{name}/{inside}", link)))
+        for path, link in links:
+            item: Any = file[path] if isinstance(link, h5py.HardLink) else None
+            if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
+                raise ValueError(f"{path} leads elsewhere: refused")
 
 
 def _seed(storage: Any, number: int) -> int:
