@@ -43,6 +43,8 @@ class ActionCodes:
 
         Raises ValueError for other shapes, what is not finite and what a discrete space does not have.
         """
+        if not len(actions):
+            return np.zeros(0, dtype=np.int64)
         if not self.centres:
             codes = actions.reshape(len(actions), -1).astype(np.int64)
             if codes.shape[1] != 1 or (codes != actions.reshape(codes.shape)).any():

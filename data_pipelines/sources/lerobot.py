@@ -27,6 +27,8 @@ from data_pipelines.sources.trajectory import Trajectory, encode_windows
 
 BLOCK_EPISODES = 16
 SAMPLE_EPISODES = 256
+SEEK_SECONDS = 1.0
+"""How long before an episode its film is read: a seek goes by when frames are decoded, which is earlier than shown."""
 REWARD, END, TASK = "next.reward", "next.done", "task_index"
 
 
@@ -225,7 +227,7 @@ def _film_frames(folder: LeRobotFolder, episode: LeRobotEpisode) -> Iterator[np.
                 f"{episode.film} has {frames:g} frames of it where {episode.table} has {episode.rows} rows"
             )
         if episode.start:
-            container.seek(int((episode.start - half) / stream.time_base), stream=stream)
+            container.seek(int(max(0.0, episode.start - SEEK_SECONDS) / stream.time_base), stream=stream)
         for decoded in container.decode(stream):
             time = float(frame_time(decoded)) - episode.start
             if time < -half:

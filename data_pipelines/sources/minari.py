@@ -103,9 +103,9 @@ def _trajectory(
         key=f"episode-{number:06d}",
         name=f"episode {number}",
         actions=codes.encode(_stacked(values["actions"])),
-        rewards=np.asarray(values["rewards"], dtype=np.float32).reshape(-1),
-        done=np.asarray(values["terminations"], dtype=np.bool_).reshape(-1),
-        missions=missions,
+        rewards=_stacked(values["rewards"]).reshape(-1).astype(np.float32),
+        done=_stacked(values["terminations"]).reshape(-1).astype(np.bool_),
+        missions=missions or [""],
         num_actions=codes.count,
         seed=_seed(storage, number),
         about=about | {"episode": number},
@@ -135,7 +135,8 @@ def _check_links(folder: Path, number: int) -> None:
             raise ValueError(f"there is no {name}")
         links = [(name, file.get(name, getlink=True))]
         if isinstance(links[0][1], h5py.HardLink):
-            file[name].visititems_links(lambda inside, link: links.append((f"{name}/{inside}", link)))
+            episode: Any = file[name]
+            episode.visititems_links(lambda inside, link: links.append((f"{name}/{inside}", link)))
         for path, link in links:
             item: Any = file[path] if isinstance(link, h5py.HardLink) else None
             if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
@@ -203,6 +204,8 @@ def _is_picture(space: gymnasium.Space) -> bool:
 
 def _at(values: Any, key: str) -> Any:
     for name in key.split("/") if key else ():
+        if not isinstance(values, dict) or name not in values:
+            raise ValueError(f"it has no observation '{key}'")
         values = values[name]
     return values
 

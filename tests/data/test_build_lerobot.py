@@ -25,7 +25,7 @@ from data_pipelines.shards.verify import verify_dataset
 from data_pipelines.sources import lerobot
 from data_pipelines.sources.sample import Sample, decode_sample
 
-VERSIONS = ("v2.1", "v3.0")
+VERSIONS = (("v2.1", "libx264"), ("v3.0", "libsvtav1"), ("v3.0", "libx264"))
 
 
 def source(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def joined(windows: dict[str, Sample], episode: int) -> list[Sample]:
     return [sample for key, sample in sorted(windows.items()) if key.startswith(f"episode-{episode:06d}-")]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_frame_stands_beside_its_action(version: str, tmp_path: Path) -> None:
-    write_lerobot(tmp_path / "robots", version)
+@pytest.mark.parametrize(("version", "codec"), VERSIONS)
+def test_every_frame_stands_beside_its_action(version: str, codec: str, tmp_path: Path) -> None:
+    write_lerobot(tmp_path / "robots", version, codec=codec)
     found = build(tmp_path / "data", source(tmp_path / "robots"), splits={"test": 0.55})
     windows = decoded(found)
     metadata = read_manifest(tmp_path / "data/train").metadata

@@ -59,8 +59,8 @@ def test_every_step_comes_out_as_it_was_played(
 
 
 def test_grey_frames_and_actions_that_do_not_begin_at_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    box, episodes = worlds.drifting([np.array([-1, 1, 0, 1]), np.zeros(0, int)])
-    folder = worlds.write_minari(tmp_path / "worlds", monkeypatch, box, spaces.Discrete(3, start=-1), episodes[:1])
+    box, episodes = worlds.drifting([np.array([-1, 1, 0, 1])])
+    folder = worlds.write_minari(tmp_path / "worlds", monkeypatch, box, spaces.Discrete(3, start=-1), episodes)
     ((fields, _),) = build(tmp_path / "data", source(folder / "data", size=[4, 6])).values()
     sample = decode_sample("sample", fields)
     assert sample.actions.tolist() == [0, 2, 1, 2] and sample.num_actions == 3 and sample.mission == ""
@@ -112,7 +112,7 @@ def test_two_processes_change_no_byte(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_faults_of_one_episode_cost_that_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    box, episodes = worlds.drifting([np.array([[0.5, number]] * 4) for number in range(8)])
+    box, episodes = worlds.drifting([np.array([[0.5, number]] * 4) for number in range(10)])
     space = spaces.Box(-9, 9, (2,), np.float64)
     folder = worlds.write_minari(tmp_path / "worlds", monkeypatch, box, space, episodes)
     with h5py.File(tmp_path / "other.hdf5", "w") as other:
@@ -133,9 +133,17 @@ def test_faults_of_one_episode_cost_that_episode(tmp_path: Path, monkeypatch: py
         file["door"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/")
         del file["episode_6/rewards"]
         file["episode_6/rewards"] = h5py.SoftLink("/door/secret")
+        for name in ("actions", "rewards", "terminations", "observations"):
+            kept = file["episode_7"][name][: int(name == "observations")]
+            del file["episode_7"][name]
+            file["episode_7"][name] = kept
+        del file["episode_8/observations"]
+        file["episode_8/observations"] = np.zeros((5, 8, 10))
     found = build(tmp_path / "data", source(folder), max_unreadable_fraction=0.9)
-    assert list(found) == ["episode-000007-000000"]
+    assert list(found) == ["episode-000009-000000"]
     lost = dropped(tmp_path / "data")
+    assert lost.pop("episode 7") == ("empty", "no step") and len(lost) == 8
+    assert "its pictures are float64 [8, 10, 1]" in lost["episode 8"][1]
     for number, detail in enumerate(
         (
             "not readable (KeyError",

@@ -76,7 +76,9 @@ def with_pictures(rows: pa.Table, episode: int) -> pa.Table:
 def write_video(path: Path, frames: Iterable[np.ndarray], codec: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, FPS, options={"g": "2", "crf": "20"})
+        stream: Any = container.add_stream(
+            codec, FPS, options={"g": "2" if codec == "libsvtav1" else "250", "crf": "20"}
+        )
         stream.pix_fmt, stream.width, stream.height = "yuv420p", SIDE, SIDE
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -136,7 +138,13 @@ def write_v21(folder: Path, tables: list[pa.Table]) -> None:
     (folder / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in episodes))
 
 
-def write_v30(folder: Path, tables: list[pa.Table], pictures: bool = False, tasks_name: str | None = None) -> None:
+def write_v30(
+    folder: Path,
+    tables: list[pa.Table],
+    codec: str = "libsvtav1",
+    pictures: bool = False,
+    tasks_name: str | None = None,
+) -> None:
     """Episode 0 and the others in two tables; the last one and the others in two films."""
     write_info(folder, "v3.0", tables[0], "image" if pictures else "video")
     pandas.DataFrame({"task_index": range(len(TASKS))}, index=pandas.Index(TASKS, name=tasks_name)).to_parquet(
@@ -152,7 +160,7 @@ def write_v30(folder: Path, tables: list[pa.Table], pictures: bool = False, task
     if not pictures:
         for file, some in enumerate((range(last), range(last, last + 1))):
             frames = (frame(episode, number) for episode in some for number in range(tables[episode].num_rows))
-            write_video(folder / f"videos/{CAMERA}/chunk-000/file-{file:03d}.mp4", frames, "libsvtav1")
+            write_video(folder / f"videos/{CAMERA}/chunk-000/file-{file:03d}.mp4", frames, codec)
     episodes, index, second = [], 0, 0.0
     for episode, rows in enumerate(tables):
         length = rows.num_rows
@@ -178,11 +186,16 @@ def write_v30(folder: Path, tables: list[pa.Table], pictures: bool = False, task
     pq.write_table(pa.Table.from_pylist(episodes), folder / "meta/episodes/chunk-000/file-000.parquet")
 
 
-def write_lerobot(folder: Path, version: str, outcomes: bool = True, lengths: tuple[int, ...] = LENGTHS) -> None:
+def write_lerobot(
+    folder: Path, version: str, outcomes: bool = True, lengths: tuple[int, ...] = LENGTHS, codec: str = "libsvtav1"
+) -> None:
     """The usual dataset."""
     starts = [sum(lengths[:episode]) for episode in range(len(lengths))]
     tables = [
         table(episode, length, start, actions(episode, length), outcomes)
         for episode, (length, start) in enumerate(zip(lengths, starts, strict=True))
     ]
-    (write_v30 if version == "v3.0" else write_v21)(folder, tables)
+    if version == "v3.0":
+        write_v30(folder, tables, codec)
+    else:
+        write_v21(folder, tables)
