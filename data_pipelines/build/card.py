@@ -97,12 +97,8 @@ def _actions(actions: ActionCodes) -> list[str]:
     """A table of what every action stands for, unless it is itself."""
     if not actions.centres:
         last = actions.start + actions.count - 1
-        return [
-            "## Actions",
-            "",
-            f"Action a is action a + {actions.start} of the source ({actions.start} .. {last}).",
-            "",
-        ]
+        shift = f" less {actions.start}" if actions.start else ""
+        return ["## Actions", "", f"Actions are those of the source ({actions.start} .. {last}){shift}.", ""]
     names = actions.names or tuple(str(control) for control in range(len(actions.scale)))
     rows = [*enumerate(actions.centres), ("rms error", actions.error)]
     return [

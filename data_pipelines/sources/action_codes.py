@@ -155,8 +155,8 @@ def _k_means(vectors: np.ndarray, count: int) -> np.ndarray:
 
 
 def _short(values: np.ndarray) -> np.ndarray:
-    """Rounded to six significant digits."""
-    return np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape)
+    """Rounded to six significant digits, without a negative zero."""
+    return np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape) + 0.0
 
 
 def _rows(values: np.ndarray) -> tuple[tuple[float, ...], ...]:

@@ -145,7 +145,8 @@ def _action_codes(source: LeRobotSource, folder: LeRobotFolder, episodes: list[L
     chosen = range(len(episodes)) if discrete else spread(len(episodes), SAMPLE_EPISODES)
 
     def read(number: int) -> np.ndarray:
-        return _numbers(_rows(folder, episodes[number], ["episode_index", "frame_index", source.action]), source.action)
+        rows = _rows(folder, episodes[number], ["episode_index", "frame_index", source.action])
+        return _numbers(rows, source.action)[:-1]
 
     found = readable_actions(read, chosen)
     if not discrete:

@@ -47,7 +47,7 @@ def test_every_frame_stands_beside_its_action(version: str, codec: str, tmp_path
     windows = decoded(found)
     metadata = read_manifest(tmp_path / "data/train").metadata
     centres = np.array(metadata["actions"]["centres"])
-    assert metadata["actions"]["names"] == ["shoulder", "elbow"] and metadata["num_actions"] == len(centres) == 29
+    assert metadata["actions"]["names"] == ["shoulder", "elbow"] and metadata["num_actions"] == len(centres) == 26
     for episode, length in enumerate(LENGTHS):
         some = joined(windows, episode)
         assert [sample.num_frames for sample in some] == [5] * ((length - 1) // 4) + [(length - 1) % 4 + 1] * (
@@ -115,7 +115,7 @@ def test_whole_numbers_are_kept_from_the_smallest_on(tmp_path: Path) -> None:
     ((_, sample),) = decoded(build(tmp_path / "data", source(tmp_path / "robots", max_frames=6))).items()
     assert sample.actions.tolist() == [0, 4, 1, 0, 6] and sample.num_actions == 7
     assert read_manifest(tmp_path / "data/train").metadata["action_names"] == list("3456789")
-    assert "Action a is action a + 3 of the source (3 .. 9)." in (tmp_path / "data/README.md").read_text()
+    assert "Actions are those of the source (3 .. 9) less 3." in (tmp_path / "data/README.md").read_text()
 
 
 def test_two_processes_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
