@@ -119,14 +119,29 @@ def data_verify(folder: ShardFolder) -> None:
 
 @data_app.command("stats")
 def data_stats(
-    folder: ShardFolder,
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of shards, or of splits, the address of one, or a run folder.", show_default=False
+        ),
+    ],
     sheet: Annotated[Path | None, typer.Option(help="Also write a page of samples to look at: FILE.html.")] = None,
 ) -> None:
-    """Describe a data set: counts and lengths, and of episodes actions and success, as JSON."""
+    """Describe a data set: counts and lengths, and of episodes actions and success, as JSON. Of a run: what its stages
+    draw from its data, how full their rows are and how even their ranks."""
     import json
 
     from data_pipelines.shards.stats import dataset_stats
+    from unimodel.run_folder import RunFolder
 
+    run = RunFolder(Path(folder))
+    if run.config_file.exists():
+        from unimodel.training.mixture_preview import preview_mixtures
+
+        if sheet is not None:
+            raise ValueError(f"{folder} is a run: a sheet shows the samples of a folder of shards")
+        typer.echo(json.dumps(preview_mixtures(run.config(), run), indent=2))
+        return
     typer.echo(json.dumps(dataset_stats(folder), indent=2))
     if sheet is not None:
         from data_pipelines.sources.sample_sheet import write_sample_sheet

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from data_pipelines.stream.bad_sample import BadSample
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.packing import deal_by_cost
-from data_pipelines.stream.plan import Placed, Plan, Row, StreamState, attention_cost
+from data_pipelines.stream.plan import QUADRATIC_TOKENS, Placed, Plan, Row, StreamState, attention_cost
 from data_pipelines.stream.worker_death import WorkerError
 from data_pipelines.stream.workers import build_in_workers
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
@@ -60,7 +60,7 @@ class StreamSettings:
     num_ranks: int = 1
     workers: int = 0
     """Processes that build steps; 0 builds them here."""
-    quadratic_tokens: float = 4096.0
+    quadratic_tokens: float = QUADRATIC_TOKENS
     """See `attention_cost`."""
     timeout_seconds: float = 600.0
     """Longest wait for a worker."""

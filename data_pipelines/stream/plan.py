@@ -18,6 +18,8 @@ from data_pipelines.stream.packing import best_fit_decreasing
 from data_pipelines.stream.randomness import keyed_generator
 
 WINDOW_ROWS = 256
+QUADRATIC_TOKENS = 4096.0
+"""Length at which a document's attention costs as much as everything else: about 6 hidden sizes in a plain decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,6 @@ class Plan:
         return StreamState(state.window + 1, 0, tuple(drawn), tuple(owed))
 
 
-def attention_cost(row: Row, quadratic_tokens: float) -> float:
-    """Relative cost of a row: tokens, and the pairs that attention looks at. `quadratic_tokens` is the length at which
-    a document's attention costs as much as everything else (about 6 hidden sizes in a plain decoder)."""
+def attention_cost(row: Row, quadratic_tokens: float = QUADRATIC_TOKENS) -> float:
+    """Relative cost of a row: tokens, and the pairs that attention looks at. See QUADRATIC_TOKENS."""
     return sum(placed.length * (1.0 + placed.length / quadratic_tokens) for placed in row)

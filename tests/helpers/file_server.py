@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,7 +50,9 @@ class Faults:
         return self.chooser.choice(self.kinds)
 
 
-class _Server(ThreadingHTTPServer):
+class FileServer(ThreadingHTTPServer):
+    """What its handlers look at."""
+
     faults: Faults
     folder: Path
     daemon_threads = True
@@ -60,9 +62,11 @@ class _Server(ThreadingHTTPServer):
         del request, client_address  # clients that were killed
 
 
-class _Handler(BaseHTTPRequestHandler):
+class FileHandler(BaseHTTPRequestHandler):
+    """Gives files and parts of them."""
+
     protocol_version = "HTTP/1.1"
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: FileServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def log_message(self, format: str, *args: Any) -> None:
         del format, args
@@ -78,13 +82,13 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(30.0 if faults.hangs_at and faults.hangs_at in name else faults.latency_seconds)
         failure = faults.next_failure()
         if faults.status or failure == "503":
-            self._answer(faults.status or 503, b"")
+            self.answer(faults.status or 503, b"")
         elif failure == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             self.connection.close()
         elif not path.is_file():
-            self._answer(404, b"")
+            self.answer(404, b"")
         else:
             self._send(path, ranged if faults.has_ranges else None, failure)
             faults.answered[name] += not failure
@@ -94,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(ranged[1]) if ranged else 0
         stop = min(int(ranged[2] or size) + 1, size) if ranged else size
         if start >= size and ranged:
-            self._answer(416, b"")
+            self.answer(416, b"")
             return
         with path.open("rb") as file:
             file.seek(start)
@@ -113,9 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def _answer(self, status: int, content: bytes) -> None:
+    def answer(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 
@@ -123,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def file_server(folder: Path, faults: Faults | None = None) -> Iterator[Faults]:
     """Serves `folder` on loopback until the block ends."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+    server = FileServer(("127.0.0.1", 0), FileHandler)
     server.folder, server.faults = folder, faults or Faults()
     server.faults.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()

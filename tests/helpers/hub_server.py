@@ -1,125 +1,77 @@
-"""A small server that speaks the part of the Hugging Face Hub's protocol that an upload needs, for real HTTP tests."""
+"""As much of the Hugging Face Hub's HTTP interface as reading a data set needs, over a local folder.
+
+As a process of its own, until its input closes: python hub_server.py FOLDER FAILURE_SHARE. FOLDER/OWNER/NAME is a
+data set.
+"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
+import re
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from file_server import Faults, FileHandler, FileServer
+
+COMMIT = "1" * 40
+REPOSITORY = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+FILE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)")
 
 
-@dataclass
-class HubState:
-    """What the server received: files of the one repository, LFS payloads by hash, tokens of all requests."""
-
-    accepted_token: str
-    address: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)
-    tokens: set[str] = field(default_factory=set)
-    drop: str = ""
-    """Name of a file that the commit silently loses."""
-
-
-class _Server(ThreadingHTTPServer):
-    state: HubState
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    @property
-    def state(self) -> HubState:
-        return self.server.state
-
-    def log_message(self, format: str, *args: Any) -> None:
-        del format, args
-
-    def answer(self, value: Any, status: int = 200) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        parts = []
-        while size := int(self.rfile.readline().strip(), 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(parts)
-
-    def do_PUT(self) -> None:
-        self.state.objects[self.path.rsplit("/", 1)[-1]] = self.body()
-        self.answer({})
+class HubHandler(FileHandler):
+    """Answers questions about repositories, and gives their files as `FileHandler` does."""
 
     def do_GET(self) -> None:
-        self.answer({"id": "owner/name", "sha": "0" * 40, "siblings": [], "tags": []})
+        path = unquote(urlsplit(self.path).path)
+        if file := FILE.fullmatch(path):
+            self.path = f"/{file[1]}/{file[2]}"
+            super().do_GET()
+        elif asked := REPOSITORY.fullmatch(path):
+            folder = self.server.folder / asked[1]
+            if not folder.is_dir():
+                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            elif asked[2] == "tree":
+                self._tell_tree(folder, asked[4] or "")
+            else:
+                self._tell(
+                    {"id": asked[1], "sha": COMMIT, "private": False, "siblings": [], "tags": [], "downloads": 0}
+                )
+        else:
+            self.answer(404, b"")
 
     def do_POST(self) -> None:
-        content = self.body()
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        self.state.tokens.add(token)
-        if token != self.state.accepted_token:
-            self.answer({"error": "Invalid credentials"}, 401)
-        elif self.path == "/api/repos/create":
-            self.answer({"url": f"{self.state.address}/owner/name"})
-        elif "/preupload/" in self.path:
-            files = [
-                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith("safetensors") else "regular"}
-                for file in json.loads(content)["files"]
-            ]
-            self.answer({"files": [{**file, "shouldIgnore": False, "oid": None} for file in files]})
-        elif self.path.endswith("/info/lfs/objects/batch"):
-            wanted = json.loads(content)["objects"]
-            upload = [
-                {**w, "actions": {"upload": {"href": f"{self.state.address}/lfs/{w['oid']}", "header": {}}}}
-                for w in wanted
-            ]
-            self.answer({"transfer": "basic", "objects": upload})
-        elif "/commit/" in self.path:
-            self.commit(content)
-            self.answer(
-                {
-                    "commitOid": "0" * 40,
-                    "commitUrl": f"{self.state.address}/owner/name/commit/{'0' * 40}",
-                    "success": True,
-                }
-            )
-        elif "/paths-info/" in self.path:
-            self.answer([{"type": "file", "path": p, "size": len(c), "oid": "0"} for p, c in self.state.files.items()])
-        else:
-            self.answer({})
+        content = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        asked = REPOSITORY.fullmatch(unquote(urlsplit(self.path).path))
+        if asked is None or asked[2] != "paths-info":
+            self.answer(404, b"")
+            return
+        paths = json.loads(content)["paths"] if content.startswith("{") else parse_qs(content).get("paths", [])
+        folder = self.server.folder / asked[1]
+        self._tell([_about(folder, folder / path) for path in paths if (folder / path).exists()])
 
-    def commit(self, content: bytes) -> None:
-        for line in map(json.loads, content.splitlines()):
-            value = line["value"]
-            if line["key"] == "file":
-                self.state.files[value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                payload = self.state.objects[value["oid"]]
-                assert hashlib.sha256(payload).hexdigest() == value["oid"]
-                self.state.files[value["path"]] = payload
-        self.state.files.pop(self.state.drop, None)
+    def _tell_tree(self, folder: Path, path: str) -> None:
+        if not (folder / path).is_dir():
+            self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            return
+        self._tell([_about(folder, found) for found in sorted((folder / path).iterdir())])
+
+    def _tell(self, what: Any) -> None:
+        self.answer(200, json.dumps(what).encode(), {"Content-Type": "application/json"})
 
 
-@contextmanager
-def hub_server(accepted_token: str) -> Iterator[HubState]:
-    """Serves on loopback until the block ends; every request must bear `accepted_token`."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    state = server.state = HubState(accepted_token, f"http://127.0.0.1:{server.server_port}")
+def _about(folder: Path, path: Path) -> dict[str, Any]:
+    name = str(path.relative_to(folder))
+    if path.is_dir():
+        return {"type": "directory", "path": name, "oid": COMMIT, "size": 0}
+    return {"type": "file", "path": name, "oid": COMMIT, "size": path.stat().st_size}
+
+
+if __name__ == "__main__":
+    server = FileServer(("127.0.0.1", 0), HubHandler)
+    server.folder, server.faults = Path(sys.argv[1]), Faults(failure_share=float(sys.argv[2]))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        server.server_close()
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    sys.stdin.read()

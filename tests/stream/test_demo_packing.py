@@ -48,7 +48,7 @@ def fill(name: str, stage: StageConfig, shapes: list[EpisodeShape]) -> float:
     def measure(draw: Draw) -> int:
         entry, shape = stage.mixture[draw.ingredient], shapes[draw.sample]
         choice = keyed_number(draw.ingredient, draw.epoch, draw.sample)
-        start = first_place(entry.sequence, shape, entry.most, choice)
+        start = first_place(entry.sequence, shape.num_frames, shape.caption_tokens[0], entry.most, choice)
         return sequence_length(entry.sequence, shape, start, entry.most)
 
     samples = np.array([len(shapes)])

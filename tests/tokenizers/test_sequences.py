@@ -173,7 +173,7 @@ def test_the_length_of_a_sequence_is_known_before_it_is_made(
     most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode
 ) -> None:
     shape = shape_of(episode)
-    start = first_place(kind, shape, most, choice)
+    start = first_place(kind, shape.num_frames, shape.caption_tokens[0], most, choice)
     try:
         length = sequence_length(kind, shape, start, most)
     except ValueError as error:

@@ -80,18 +80,27 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and what is wrong with it."""
     try:
-        arrays = _arrays(decode_npy(fields[FIELD]))
-        frames, rows, columns, codes = arrays["grid"].tolist()
-        _check(frames, arrays)
+        grid, frames, audio, actions, rewards, done, mission, caption_lengths, captions = _arrays(fields[FIELD])
+        num_frames, rows, columns, codes = grid.tolist()
+        rewards = rewards.view(np.float32)
+        bounds = list(accumulate(caption_lengths.tolist(), initial=0))
+        # Arrays that do not belong together must not reach the layouts, which index one by the other.
+        if {len(actions), len(done), len(rewards)} != {num_frames - 1} or len(bounds) - 1 not in (1, num_frames):
+            raise ValueError(
+                f"{num_frames} frames, {len(bounds) - 1} captions, {len(actions)} actions, {len(rewards)} rewards and "
+                f"{len(done)} done flags do not match"
+            )
+        if bounds[-1] != len(captions):
+            raise ValueError("its caption lengths are damaged")
         return TokenisedEpisode(
             key=key,
-            frames=arrays["frames"].reshape(frames, rows, columns),
-            audio=arrays["audio"].reshape(frames, codes),
-            actions=arrays["actions"].astype(np.int64) + UNKNOWN_ACTION,
-            rewards=arrays["rewards"].view(np.float32),
-            done=arrays["done"],
-            mission=arrays["mission"],
-            captions=Captions(arrays["captions"], list(accumulate(arrays["caption_lengths"].tolist(), initial=0))),
+            frames=frames.reshape(num_frames, rows, columns),
+            audio=audio.reshape(num_frames, codes),
+            actions=actions.astype(np.int64) + UNKNOWN_ACTION,
+            rewards=rewards,
+            done=done,
+            mission=mission,
+            captions=Captions(captions, bounds),
         )
     except (KeyError, ValueError) as error:
         raise ValueError(
@@ -99,19 +108,12 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
         ) from None
 
 
-def _arrays(values: np.ndarray) -> dict[str, np.ndarray]:
+def _arrays(payload: bytes) -> list[np.ndarray]:
+    """ARRAYS, cut apart."""
+    values = decode_npy(payload)
     if values.ndim != 1 or values.dtype not in (np.uint16, np.uint32):
         raise ValueError(f"{values.dtype} {list(values.shape)} where one flat array of uint16 or uint32 is expected")
     bounds = list(accumulate(values[: len(ARRAYS)].tolist(), initial=len(ARRAYS)))
     if bounds[-1] != len(values):
         raise ValueError(f"{len(values)} values are there, {bounds[-1]} were promised")
-    return {name: values[start:stop] for name, start, stop in zip(ARRAYS, bounds, bounds[1:], strict=False)}
-
-
-def _check(frames: int, arrays: dict[str, np.ndarray]) -> None:
-    """Arrays that do not belong together must not reach the layouts, which index one by the other."""
-    steps = {len(arrays["actions"]), len(arrays["done"]), len(arrays["rewards"].view(np.float32))}
-    if steps != {frames - 1} or len(arrays["caption_lengths"]) not in (1, frames):
-        raise ValueError(f"{frames} frames, {len(arrays['caption_lengths'])} captions and {steps} steps do not match")
-    if sum(arrays["caption_lengths"].tolist()) != len(arrays["captions"]):
-        raise ValueError("its caption lengths are damaged")
+    return [values[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]

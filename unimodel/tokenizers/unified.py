@@ -111,12 +111,13 @@ def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: i
     return first + steps * (1 + shape.frame_tokens + shape.outcome_tokens)
 
 
-def first_place(kind: SequenceKind, shape: EpisodeShape, most: int, choice: int) -> int:
-    """Where a sequence begins: `choice` picks the frame, the first frame of a window, or the first token of a text."""
+def first_place(kind: SequenceKind, num_frames: int, text_tokens: int, most: int, choice: int) -> int:
+    """Where a sequence begins: `choice` picks the frame, the first frame of a window, or the first token of a text
+    (the first caption, of `text_tokens` without eos)."""
     if kind == "text":
-        return choice % max(1, shape.caption_tokens[0] + 1 - most + 1)
+        return choice % max(1, text_tokens + 1 - most + 1)
     is_window = kind in ("clip", "interaction")
-    return choice % (max(1, shape.num_frames - most + 1) if is_window else shape.num_frames)
+    return choice % (max(1, num_frames - most + 1) if is_window else num_frames)
 
 
 class SequenceBuilder:
@@ -125,9 +126,11 @@ class SequenceBuilder:
     def __init__(self, vocabulary: Vocabulary, bos_id: int, eos_id: int) -> None:
         self.vocabulary = vocabulary
         self.bos_id, self.eos_id = bos_id, eos_id
-        self._bos, self._eos = np.array([bos_id]), np.array([eos_id])
-        self._image_start, self._audio_start = np.array([vocabulary.image_start]), np.array([vocabulary.audio_start])
-        self._no_action = np.array([vocabulary.no_action])
+        self._bos, self._eos = (vocabulary.codes(Modality.TEXT, np.array([id])) for id in (bos_id, eos_id))
+        self._image_start, self._audio_start, self._no_action = (
+            vocabulary.codes(Modality.SPECIAL, np.array([id]))
+            for id in (vocabulary.image_start, vocabulary.audio_start, vocabulary.no_action)
+        )
 
     def build(self, kind: SequenceKind, episode: TokenisedEpisode, start: int, most: int) -> TokenSequence:
         """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens)."""
@@ -149,46 +152,46 @@ class SequenceBuilder:
 
     def clip(self, episode: TokenisedEpisode, start: int, frames: int = 2) -> TokenSequence:
         """The caption of frame `start`, that frame, and up to `frames` - 1 steps (the last frame stands alone)."""
-        window = _Window(self.vocabulary, episode, start, frames)
+        window = _Window(episode, start, frames)
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.caption(start), Role.TARGET)
         self._moment(parts, window, 0, Role.TARGET)
         for time in range(1, window.num_frames):
             self._action(parts, window, time)
             self._moment(parts, window, time, Role.TARGET)
-        return parts.sequence(f"{episode.key}/clip/{start}")
+        return self._sequence(f"{episode.key}/clip/{start}", parts)
 
     def text_to_image(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
         """A caption as the prompt of an image [rows, columns]."""
         parts = self._ruler(codes)
         self._text(parts, caption, Role.CONDITION)
-        self._frame(parts, self.vocabulary.ids(Modality.IMAGE, codes), Role.TARGET)
-        return parts.sequence(f"{key}/text_to_image")
+        self._frame(parts, codes, Role.TARGET)
+        return self._sequence(f"{key}/text_to_image", parts)
 
     def image_to_text(self, codes: np.ndarray, caption: np.ndarray, key: str) -> TokenSequence:
         """An image [rows, columns] as the prompt of its caption."""
         parts = self._ruler(codes)
-        self._frame(parts, self.vocabulary.ids(Modality.IMAGE, codes), Role.CONDITION)
+        self._frame(parts, codes, Role.CONDITION)
         self._text(parts, caption, Role.TARGET)
-        return parts.sequence(f"{key}/image_to_text")
+        return self._sequence(f"{key}/image_to_text", parts)
 
     def text_to_audio(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
         """A caption as the prompt of a sound [codes]."""
         parts = _Parts()
         self._text(parts, caption, Role.CONDITION)
-        self._audio(parts, self.vocabulary.ids(Modality.AUDIO, codes), Role.TARGET)
-        return parts.sequence(f"{key}/text_to_audio")
+        self._audio(parts, codes, Role.TARGET)
+        return self._sequence(f"{key}/text_to_audio", parts)
 
     def audio_to_text(self, codes: np.ndarray, caption: np.ndarray, key: str) -> TokenSequence:
         """A sound [codes] as the prompt of its caption."""
         parts = _Parts()
-        self._audio(parts, self.vocabulary.ids(Modality.AUDIO, codes), Role.CONDITION)
+        self._audio(parts, codes, Role.CONDITION)
         self._text(parts, caption, Role.TARGET)
-        return parts.sequence(f"{key}/audio_to_text")
+        return self._sequence(f"{key}/audio_to_text", parts)
 
     def interaction(self, episode: TokenisedEpisode, start: int, frames: int) -> TokenSequence:
         """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes."""
-        window = _Window(self.vocabulary, episode, start, frames)
+        window = _Window(episode, start, frames)
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.mission, Role.CONDITION)
         parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE)
@@ -200,26 +203,42 @@ class SequenceBuilder:
                 step = slice(time - 1, time)
                 parts.add(window.rewards[step], Modality.REWARD, Role.TARGET, time)
                 parts.add(window.done[step], Modality.DONE, Role.TARGET, time)
-        return parts.sequence(f"{episode.key}/interaction/{start}")
+        return self._sequence(f"{episode.key}/interaction/{start}", parts)
 
     def text(self, ids: np.ndarray, start: int, tokens: int, key: str) -> TokenSequence:
         """bos and up to `tokens` tokens of a text from its token `start` on; eos is its last."""
         parts = _Parts()
         parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
-        whole = np.concatenate((self.vocabulary.ids(Modality.TEXT, ids), self._eos))
+        whole = np.concatenate((ids, self._eos))
         parts.add(whole[start : start + tokens], Modality.TEXT, Role.TARGET)
-        return parts.sequence(f"{key}/text/{start}")
+        return self._sequence(f"{key}/text/{start}", parts)
+
+    def _sequence(self, key: str, parts: _Parts) -> TokenSequence:
+        """Codes become ids in one go: a call for every part would cost more than what it adds.
+
+        Raises ValueError for a code outside its modality's range.
+        """
+        layout = _layout(tuple(parts.pieces))
+        codes = np.concatenate(parts.codes, dtype=np.int64)
+        starts, sizes = _ranges(self.vocabulary, layout)
+        # Read without its sign, a negative code is a huge one: one look finds both kinds of wrong ones.
+        wrong = codes.view(np.uint64) >= sizes
+        if wrong.any():
+            place = int(wrong.argmax())
+            self.vocabulary.ids(Modality(layout.modality[place]), codes[place : place + 1])  # says what is wrong
+        return TokenSequence(key, codes + starts, layout)
 
     def _ruler(self, codes: np.ndarray) -> _Parts:
         """Starts a sequence with the coordinates that pictures [rows, columns] need."""
         parts = _Parts()
         if codes.size:
-            parts.add(self.vocabulary.ruler(max(codes.shape)), Modality.SPECIAL, Role.STRUCTURE, ruler=True)
+            ruler = self.vocabulary.codes(Modality.SPECIAL, self.vocabulary.ruler(max(codes.shape)))
+            parts.add(ruler, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
         return parts
 
     def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
         parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
-        parts.add(np.concatenate((self.vocabulary.ids(Modality.TEXT, ids), self._eos)), Modality.TEXT, role)
+        parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role)
 
     def _moment(self, parts: _Parts, window: _Window, time: int, role: Role) -> None:
         """What there is to see and to hear."""
@@ -229,13 +248,13 @@ class SequenceBuilder:
             self._audio(parts, window.audio[time], role, time)
 
     def _frame(self, parts: _Parts, picture: np.ndarray, role: Role, time: int = 0) -> None:
-        """A picture [rows, columns] of ids."""
+        """A picture [rows, columns]."""
         rows, columns = picture.shape
         parts.add(self._image_start, Modality.SPECIAL, Role.STRUCTURE, time)
         parts.add(picture.ravel(), Modality.IMAGE, role, time, (rows, columns))
 
     def _audio(self, parts: _Parts, sound: np.ndarray, role: Role, time: int = 0) -> None:
-        """A sound [codes] of ids."""
+        """A sound [codes]."""
         parts.add(self._audio_start, Modality.SPECIAL, Role.STRUCTURE, time)
         parts.add(sound, Modality.AUDIO, role, time)
 
@@ -247,31 +266,29 @@ class SequenceBuilder:
 
 
 class _Window:
-    """Ids of up to `most` frames of an episode and of what lies between them, each modality looked up at once."""
+    """Codes of up to `most` frames of an episode and of what lies between them."""
 
-    def __init__(self, vocabulary: Vocabulary, episode: TokenisedEpisode, start: int, most: int) -> None:
+    def __init__(self, episode: TokenisedEpisode, start: int, most: int) -> None:
         self.num_frames = min(start + most, episode.num_frames) - start
         moments, steps = slice(start, start + self.num_frames), slice(start, start + self.num_frames - 1)
         rewards = episode.rewards[steps]
         self.has_actions = self.num_frames > 1 and int(episode.actions[start]) != UNKNOWN_ACTION
         self.has_outcomes = self.num_frames > 1 and not math.isnan(rewards[0])
-        self.frames = vocabulary.ids(Modality.IMAGE, episode.frames[moments])
-        self.audio = vocabulary.ids(Modality.AUDIO, episode.audio[moments])
-        self.actions = vocabulary.ids(Modality.ACTION, episode.actions[steps]) if self.has_actions else _NOTHING
-        self.rewards = vocabulary.ids(Modality.REWARD, reward_codes(rewards)) if self.has_outcomes else _NOTHING
-        self.done = vocabulary.ids(Modality.DONE, episode.done[steps]) if self.has_outcomes else _NOTHING
+        self.frames, self.audio = episode.frames[moments], episode.audio[moments]
+        self.actions, self.done = episode.actions[steps], episode.done[steps]
+        self.rewards = reward_codes(rewards) if self.has_outcomes else rewards
 
 
 class _Parts:
-    """Grows the ids and spans of one sequence."""
+    """Grows the codes and spans of one sequence."""
 
     def __init__(self) -> None:
-        self._ids: list[np.ndarray] = []
-        self._pieces: list[_Piece] = []
+        self.codes: list[np.ndarray] = []
+        self.pieces: list[_Piece] = []
 
     def add(
         self,
-        ids: np.ndarray,
+        codes: np.ndarray,
         modality: Modality,
         role: Role,
         time: int = 0,
@@ -279,16 +296,13 @@ class _Parts:
         *,
         ruler: bool = False,
     ) -> None:
-        self._ids.append(ids)
-        self._pieces.append((len(ids), modality, role, time, grid, ruler))
-
-    def sequence(self, key: str) -> TokenSequence:
-        return TokenSequence(key, np.concatenate(self._ids, dtype=np.int64), _layout(tuple(self._pieces)))
+        """`codes` [n] of one modality, each from 0."""
+        self.codes.append(codes)
+        self.pieces.append((len(codes), modality, role, time, grid, ruler))
 
 
 _Piece = tuple[int, Modality, Role, int, tuple[int, int] | None, bool]
 """A span by its length instead of its place."""
-_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @lru_cache(maxsize=KNOWN_LAYOUTS)
@@ -298,3 +312,11 @@ def _layout(pieces: tuple[_Piece, ...]) -> Layout:
         spans.append(Span(start, start + length, modality, role, time, grid, ruler))
         start += length
     return Layout(spans)
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _ranges(vocabulary: Vocabulary, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """[n] first id of the modality of every token, and how many there are (uint64)."""
+    ranges = [vocabulary.range_of(modality) for modality in Modality]
+    starts, sizes = np.array([ids.start for ids in ranges]), np.array([len(ids) for ids in ranges], dtype=np.uint64)
+    return starts[layout.modality], sizes[layout.modality]

@@ -32,6 +32,10 @@ class StageData:
         readers = {name: ShardReader(tokens[name]) for name in {entry.source: None for entry in stage.mixture}}
         self._readers = [readers[entry.source] for entry in stage.mixture]
         self._builder, self._stage_name, self._stage, self._seed = builder, stage_name, stage, seed
+        self.mixture = [
+            Ingredient(entry_name(entry), reader.shard_samples, share_schedule(entry))
+            for entry, reader in zip(stage.mixture, self._readers, strict=True)
+        ]
         self._objectives = list(stage.objectives)
         self._rng = RekeyedGenerator()
 
@@ -40,7 +44,8 @@ class StageData:
         entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
         shape = read_shape(reader, draw.sample)
         key = reader.key(draw.sample)
-        start = first_place(entry.sequence, shape, entry.most, self._choice(draw, key))
+        choice = self._choice(draw, key)
+        start = first_place(entry.sequence, shape.num_frames, shape.caption_tokens[0], entry.most, choice)
         try:
             return sequence_length(entry.sequence, shape, start, entry.most)
         except ValueError as error:
@@ -60,7 +65,8 @@ class StageData:
         entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
         key, fields = reader.read(draw.sample)
         episode = decode_tokenised(key, fields)
-        start = first_place(entry.sequence, read_shape(reader, draw.sample), entry.most, self._choice(draw, key))
+        choice = self._choice(draw, key)
+        start = first_place(entry.sequence, episode.num_frames, len(episode.captions[0]), entry.most, choice)
         sequence = self._builder.build(entry.sequence, episode, start, entry.most)
         if len(sequence) != planned:
             raise ValueError(f"sample {key} makes {len(sequence)} tokens where the index says {planned}")
@@ -72,17 +78,11 @@ class StageData:
         """Picks the part of the sample that is looked at."""
         return keyed_number(self._seed, self._stage_name, "part", draw.ingredient, draw.epoch, key)
 
-    def stream(
-        self, state: StreamState, pad_id: int, *, rank: int = 0, num_ranks: int = 1, workers: int = 0
-    ) -> PackedStream:
-        """This rank's batches from `state` on."""
+    def plan(self, state: StreamState) -> Plan:
+        """The rows of all ranks from `state` on."""
         batch = self._stage.batch
-        mixture = [
-            Ingredient(entry_name(entry), reader.shard_samples, share_schedule(entry))
-            for entry, reader in zip(self._stage.mixture, self._readers, strict=True)
-        ]
-        plan = Plan(
-            mixture,
+        return Plan(
+            self.mixture,
             self.measure,
             seed=self._seed,
             stage=self._stage_name,
@@ -90,9 +90,15 @@ class StageData:
             total_rows=batch.rows * self._stage.steps,
             state=state,
         )
+
+    def stream(
+        self, state: StreamState, pad_id: int, *, rank: int = 0, num_ranks: int = 1, workers: int = 0
+    ) -> PackedStream:
+        """This rank's batches from `state` on."""
+        batch = self._stage.batch
         settings = StreamSettings(batch.rows, batch.row_tokens, pad_id, rank, num_ranks, workers)
         read_ahead = self.read_ahead if any(reader.is_remote for reader in self._readers) else None
-        return PackedStream(plan, self.build, len(mixture), settings, read_ahead)
+        return PackedStream(self.plan(state), self.build, len(self.mixture), settings, read_ahead)
 
     def read_ahead(self, draws: Sequence[Draw]) -> None:
         """Has the bytes of these draws fetched in the background."""
