@@ -69,7 +69,7 @@ def data_build(
     overrides: Overrides = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
 ) -> None:
-    """Turn pictures, texts, sounds or films into shards; the same command again continues an interrupted build."""
+    """Turn files or episodes made elsewhere into shards; the same command again continues an interrupted build."""
     from data_pipelines.build.build import build_dataset
     from data_pipelines.build.settings import BuildSettings
     from unimodel.config_file import load_settings

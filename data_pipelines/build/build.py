@@ -32,7 +32,7 @@ from data_pipelines.build.parts import (
 )
 from data_pipelines.build.selection import SPLITS, Selection, select
 from data_pipelines.build.settings import BuildSettings
-from data_pipelines.build.source import list_blocks
+from data_pipelines.build.source import actions_of, list_blocks
 from data_pipelines.shards.atomic import publish, remove_partials
 from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.reader import ShardReader
@@ -93,11 +93,13 @@ def build_dataset(settings: BuildSettings, progress: Progress | None = None, pro
         if not selection.shards:
             raise ValueError(f"{folder}: nothing is left of {selection.num_items} items: {_reasons(selection)}")
         _write_shards(folder, work, selection, progress, count)
+        actions = actions_of(blocks)
         metadata = {"kind": "samples", "build": settings.in_the_bytes(), "listing": listing}
+        metadata |= {} if actions is None else actions.metadata
         for split, shards in selection.shards.items():
             finish_folder(folder / split, _shard_paths(folder / split, len(shards)), metadata)
         publish(folder / DROPPED_FILE, dropped_lines(selection))
-        publish(folder / CARD_FILE, dataset_card(settings, selection))
+        publish(folder / CARD_FILE, dataset_card(settings, selection, actions))
         work.rename(folder / FINISHED_FOLDER)
     shutil.rmtree(folder / FINISHED_FOLDER)
     return True

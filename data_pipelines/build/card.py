@@ -10,6 +10,7 @@ import yaml
 
 from data_pipelines.build.selection import Selection
 from data_pipelines.build.settings import BuildSettings
+from data_pipelines.sources.action_codes import ActionCodes
 
 SIZE_CATEGORIES = (
     (1_000, "n<1K"),
@@ -23,8 +24,8 @@ SIZE_CATEGORIES = (
 DROPPED_FILE = "dropped.jsonl"
 
 
-def dataset_card(settings: BuildSettings, selection: Selection) -> bytes:
-    """README.md of the data folder: front matter, provenance, counts, settings, what was dropped."""
+def dataset_card(settings: BuildSettings, selection: Selection, actions: ActionCodes | None = None) -> bytes:
+    """README.md of the data folder: front matter, provenance, counts, settings, what was dropped, what actions are."""
     counts = {split: selection.num_samples(split) for split in selection.shards}
     total = sum(counts.values())
     front: dict[str, Any] = {"license": settings.license}
@@ -49,6 +50,7 @@ def dataset_card(settings: BuildSettings, selection: Selection) -> bytes:
         "",
         *_fields(selection),
         *_drops(selection),
+        *([] if actions is None else _actions(actions)),
         "## Settings",
         "",
         "```yaml",
@@ -87,5 +89,26 @@ def _drops(selection: Selection) -> list[str]:
         "| reason | samples |",
         "|---|---|",
         *(f"| {reason} | {reasons[reason]} |" for reason in sorted(reasons)),
+        "",
+    ]
+
+
+def _actions(actions: ActionCodes) -> list[str]:
+    """A table of what every action stands for, unless it is itself."""
+    if not actions.centres:
+        last = actions.start + actions.count - 1
+        shift = f" less {actions.start}" if actions.start else ""
+        return ["## Actions", "", f"Actions are those of the source ({actions.start} .. {last}){shift}.", ""]
+    names = actions.names or tuple(str(control) for control in range(len(actions.scale)))
+    rows = [*enumerate(actions.centres), ("rms error", actions.error)]
+    return [
+        "## Actions",
+        "",
+        "Actions were vectors of controls; each became the number of the nearest of these, in the units of the source "
+        "(`index.json` of every split has them under `actions`). The last row is what that loses.",
+        "",
+        f"| action | {' | '.join(name.replace('|', '/') for name in names)} |",
+        f"|{'---|' * (len(names) + 1)}",
+        *(f"| {action} | {' | '.join(f'{value:g}' for value in values)} |" for action, values in rows),
         "",
     ]

@@ -16,10 +16,18 @@ from PIL import Image
 
 from data_pipelines.build.settings import DuplicateSettings
 from data_pipelines.extras import load_extra
-from data_pipelines.sources.fields import PICTURE_FIELDS, SOUND_FIELDS, STRIP_FIELDS, TRACK_FIELD, first_of
+from data_pipelines.sources.fields import (
+    ACTIONS_FIELD,
+    PICTURE_FIELDS,
+    SOUND_FIELDS,
+    STRIP_FIELDS,
+    TRACK_FIELD,
+    first_of,
+)
 from data_pipelines.sources.item import EncodedSample
 
-MEDIA_FIELDS = (*PICTURE_FIELDS, *STRIP_FIELDS, *SOUND_FIELDS, TRACK_FIELD)
+MEDIA_FIELDS = (*PICTURE_FIELDS, *STRIP_FIELDS, *SOUND_FIELDS, TRACK_FIELD, ACTIONS_FIELD)
+"""Actions too: where nothing moves, episodes look alike and are not."""
 HASH_BITS = 64
 MINHASH_VALUES = 128
 MINHASH_SCHEME = "affine32"

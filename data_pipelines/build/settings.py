@@ -60,7 +60,7 @@ class DuplicateSettings(Settings):
     """Of samples that are alike, anywhere in the source, the first is kept."""
 
     exact: bool = True
-    """Equal bytes of picture, sound or film; of the text where there is none of these."""
+    """Equal bytes of picture, sound, film or actions; of the text where there is none of these."""
     picture_distance: Annotated[int, Field(ge=0, le=16)] | None = None
     """Pictures are alike when at most so many of the 64 bits of their perceptual hash (pHash) differ; 4 is usual."""
     text_similarity: Annotated[float, Field(ge=0.5, lt=1.0)] | None = None

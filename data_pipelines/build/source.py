@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from data_pipelines.sources.action_codes import ActionCodes
 from data_pipelines.sources.audio_files import list_audio, read_audio
 from data_pipelines.sources.foreign_tars import list_tars, read_tar
 from data_pipelines.sources.hugging_face import list_dataset, read_dataset
 from data_pipelines.sources.image_folder import list_images, read_images
 from data_pipelines.sources.item import Block, Dropped, EncodedSample
+from data_pipelines.sources.lerobot import list_lerobot, read_lerobot
+from data_pipelines.sources.minari import list_minari, read_minari
 from data_pipelines.sources.settings import (
     AudioSource,
     HuggingFaceSource,
     ImagesSource,
+    LeRobotSource,
+    MinariSource,
     Source,
     TablesSource,
     VideoSource,
@@ -41,6 +46,10 @@ def list_blocks(source: Source) -> list[Block]:
             return list_tars(source)
         case HuggingFaceSource():
             return list_dataset(source)
+        case MinariSource():
+            return list_minari(source)
+        case LeRobotSource():
+            return list_lerobot(source)
 
 
 def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iterator[EncodedSample | Dropped]:
@@ -58,3 +67,13 @@ def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iter
             return read_tar(source, provenance, block)
         case HuggingFaceSource():
             return read_dataset(source, provenance, block)
+        case MinariSource():
+            return read_minari(source, provenance, block)
+        case LeRobotSource():
+            return read_lerobot(source, provenance, block)
+
+
+def actions_of(blocks: list[Block]) -> ActionCodes | None:
+    """What the actions of the samples stand for; None when the source has none that this project numbers."""
+    place = blocks[0].place if blocks else {}
+    return ActionCodes(**place["actions"]) if "actions" in place else None

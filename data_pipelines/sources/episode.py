@@ -35,12 +35,12 @@ class Episode:
     key          name of the sample in the shards; no dot, no slash
     frames       uint8 [T+1, height, width, 3], RGB
     actions      int64 [T], 0 .. num_actions - 1
-    rewards      float32 [T]
+    rewards      float32 [T]; nan where nobody told them
     done         bool [T], the environment terminated (a time limit is not done)
     poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up); [T+1, 0] without any
     mission      what the agent was asked to do
-    captions     T+1 descriptions, one per frame
-    environment  gymnasium id
+    captions     T+1 descriptions, one per frame; "" where there is none
+    environment  gymnasium id; "" when the episode cannot be replayed
     seed         the environment's reset seed: with it and `actions` the episode can be replayed exactly
     num_actions  size of the environment's action space
     audio        float32 [samples, channels], equally many samples for every frame; none in a silent world

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any, BinaryIO
 
 from data_pipelines.extras import load_extra
+from data_pipelines.sources.picture import MAX_PICTURE_PIXELS
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg")
@@ -55,6 +57,23 @@ def check_whole(stream: Any, container: Any, seconds: float) -> None:
         return
     if promised - seconds > max(MISSING_SECONDS, MISSING_FRACTION * promised):
         raise ValueError(f"cut off: {seconds:.1f} of {promised:.1f} seconds are there")
+
+
+def frame_time(decoded: Any) -> Fraction:
+    """Seconds at which a decoded frame is shown. Raises ValueError for one that is damaged, too large or without a
+    time."""
+    if decoded.is_corrupt:
+        raise ValueError("a frame is damaged")
+    check_frame_size(decoded)
+    if decoded.pts is None:
+        raise ValueError("a frame has no time stamp")
+    return decoded.pts * decoded.time_base
+
+
+def check_frame_size(frame: Any) -> None:
+    """Raises ValueError for a frame, or a decoder of frames, of too many pixels."""
+    if frame.width * frame.height > MAX_PICTURE_PIXELS:
+        raise ValueError(f"frames of {frame.width}x{frame.height} pixels are more than {MAX_PICTURE_PIXELS}")
 
 
 def pyav() -> Any:

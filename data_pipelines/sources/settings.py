@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from data_pipelines.settings import PositiveFloat, Settings
-from data_pipelines.sources.picture import PictureFormat
+from data_pipelines.sources.picture import MAX_PICTURE_PIXELS, PictureFormat
 
 MAX_JPEG_PIXELS = 65500
 """Tallest JPEG that Pillow writes: a strip of frames must fit."""
@@ -143,7 +143,54 @@ class WebDatasetSource(Settings):
     sound: SoundSettings = SoundSettings()
 
 
+class EpisodesSource(Settings):
+    """A folder of episodes with their actions, made elsewhere."""
+
+    path: Path
+    max_frames: Annotated[int, Field(ge=2)] = 64
+    """Longer episodes are cut into windows of so many frames; neighbouring windows share a frame."""
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """[height, width] of a frame, pixels: scaled to cover it, what stands out is cut off evenly. None keeps
+    them."""
+    action_codes: Annotated[int, Field(ge=2, le=4096)] = 64
+    """Actions that are vectors become one of at most so many, which k-means chooses."""
+
+    def check_frame(self, height: int, width: int) -> None:
+        """Raises ValueError when a window of such frames, or of `size`, is more than a picture may be."""
+        height, width = self.size or (height, width)
+        if self.max_frames * height * width > MAX_PICTURE_PIXELS:
+            raise ValueError(
+                f"{self.max_frames} frames of {height}x{width} are more than {MAX_PICTURE_PIXELS} pixels: lower "
+                "source.max_frames or source.size"
+            )
+
+
+class MinariSource(EpisodesSource):
+    """A Minari dataset: the folder that holds `data`."""
+
+    kind: Literal["minari"]
+    observation: str | None = None
+    """Which observation is the picture, where they are a dictionary; `a/b` in one within another."""
+
+
+class LeRobotSource(EpisodesSource):
+    """A LeRobot dataset (v2.1 or v3.0): the folder that holds `meta`, `data` and `videos`."""
+
+    kind: Literal["lerobot"]
+    camera: str
+    """As `meta/info.json` calls it, such as observation.images.top."""
+    action: str = "action"
+    """The column of the actions."""
+
+
 Source = Annotated[
-    ImagesSource | TablesSource | HuggingFaceSource | AudioSource | VideoSource | WebDatasetSource,
+    ImagesSource
+    | TablesSource
+    | HuggingFaceSource
+    | AudioSource
+    | VideoSource
+    | WebDatasetSource
+    | MinariSource
+    | LeRobotSource,
     Field(discriminator="kind"),
 ]

@@ -17,8 +17,7 @@ from PIL import Image, ImageOps
 
 from data_pipelines.sources.files import caption_beside, file_blocks, list_files, open_inside
 from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample, encode_about, safe_key
-from data_pipelines.sources.media import VIDEO_SUFFIXES, check_whole, open_media, pyav
-from data_pipelines.sources.picture import MAX_PICTURE_PIXELS
+from data_pipelines.sources.media import VIDEO_SUFFIXES, check_frame_size, check_whole, frame_time, open_media, pyav
 from data_pipelines.sources.settings import VideoSource
 from data_pipelines.sources.sound import SoundTrack, encode_flac
 
@@ -136,9 +135,9 @@ class _Frames:
             if not container.streams.video:
                 raise ValueError("it has no picture")
             stream = container.streams.video[0]
-            _check_size(stream.codec_context)
+            check_frame_size(stream.codec_context)
             for decoded in container.decode(stream):
-                time = _time(decoded)
+                time = frame_time(decoded)
                 if shown is None:
                     origin = time
                     yield origin, np.zeros((0, 0, 3), np.uint8)
@@ -165,21 +164,6 @@ class _Frames:
             image = image.rotate(decoded.rotation, expand=True)
         height, width = self._source.size
         return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
-
-
-def _time(decoded: Any) -> Fraction:
-    """Seconds. Raises ValueError for a frame that is damaged, too large or without a time."""
-    if decoded.is_corrupt:
-        raise ValueError("a frame is damaged")
-    _check_size(decoded)
-    if decoded.pts is None:
-        raise ValueError("a frame has no time stamp")
-    return decoded.pts * decoded.time_base
-
-
-def _check_size(frame: Any) -> None:
-    if frame.width * frame.height > MAX_PICTURE_PIXELS:
-        raise ValueError(f"frames of {frame.width}x{frame.height} pixels are more than {MAX_PICTURE_PIXELS}")
 
 
 def _sound_track(source: VideoSource, stack: ExitStack, file: BinaryIO, origin: float) -> SoundTrack | None:

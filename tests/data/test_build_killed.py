@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import webdataset
 from build_sources import (
@@ -25,18 +26,25 @@ from build_sources import (
     write_sound,
     write_stories,
 )
+from gymnasium.spaces import Box
+from lerobot_folders import CAMERA, write_lerobot
+from minari_folders import drifting, write_minari
 from recorded_data import contents
 
 from data_pipelines.build.build import build_dataset
-from data_pipelines.sources import audio_files, image_folder, video_files
+from data_pipelines.sources import audio_files, image_folder, lerobot, minari, video_files
 
 SMALL: dict[str, Any] = {"splits": {"test": 0.3}, "shards": {"max_samples": 3}, "duplicates": {"exact": False}}
-KINDS = ("images", "tables", "audio", "video", "webdataset", "huggingface")
+KINDS = ("images", "tables", "audio", "video", "webdataset", "huggingface", "minari", "lerobot")
 
 
 def make_source(kind: str, folder: Path) -> dict[str, Any]:
     """A source of some blocks under `folder`, as a build file says it."""
     folder.mkdir()
+    return (make_episodes if kind in ("minari", "lerobot") else make_files)(kind, folder)
+
+
+def make_files(kind: str, folder: Path) -> dict[str, Any]:
     source: dict[str, Any] = {"kind": kind, "path": str(folder)}
     match kind:
         case "images":
@@ -67,11 +75,24 @@ def make_source(kind: str, folder: Path) -> dict[str, Any]:
     return source
 
 
+def make_episodes(kind: str, folder: Path) -> dict[str, Any]:
+    if kind == "lerobot":
+        write_lerobot(folder, "v3.0")
+        return {"kind": kind, "path": str(folder), "camera": CAMERA, "max_frames": 6, "action_codes": 5}
+    rng = np.random.default_rng(0)
+    box, episodes = drifting([rng.normal(size=(6, 2)) for _ in range(3)])
+    with pytest.MonkeyPatch.context() as patch:
+        path = write_minari(folder, patch, box, Box(-9, 9, (2,), np.float64), episodes)
+    return {"kind": kind, "path": str(path), "max_frames": 4, "action_codes": 3}
+
+
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file a block, so that there is something between the blocks."""
+    """One file or episode a block, so that there is something between the blocks."""
     for module in (image_folder, audio_files, video_files):
         monkeypatch.setattr(module, "BLOCK_FILES", 1)
+    for module in (minari, lerobot):
+        monkeypatch.setattr(module, "BLOCK_EPISODES", 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
