@@ -178,7 +178,7 @@ def data_tokenize(config: ConfigFile, overrides: Overrides = None) -> None:
         if has_tokens(settings, run):
             say(f"already tokenised: {run.tokens}")
             return
-        from unimodel.tokenizers.prepare import tokenise_dataset
+        from unimodel.tokenizers.tokenise import tokenise_dataset
 
         tokenise_dataset(settings, run)
     say(f"tokenised {run.tokens}")

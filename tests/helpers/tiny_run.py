@@ -165,7 +165,8 @@ def _values(folder: Path, data: Path, stages: tuple[str, ...]) -> dict[str, Any]
 @functools.cache
 def _prepared() -> Path:
     """Recorded, tokenised and kept for all tests of this process."""
-    from unimodel.tokenizers.prepare import tokenise_dataset, train_tokenizers
+    from unimodel.tokenizers.prepare import train_tokenizers
+    from unimodel.tokenizers.tokenise import tokenise_dataset
 
     folder = Path(tempfile.mkdtemp(prefix="unimodel-tests-"))
     _clean_up_later(folder)

@@ -11,7 +11,8 @@ from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig
 from unimodel.config_file import settings_of, validate
 from unimodel.run_folder import RunFolder
-from unimodel.tokenizers.prepare import load_run_bundle, tokenise_dataset, train_tokenizers
+from unimodel.tokenizers.prepare import load_run_bundle, train_tokenizers
+from unimodel.tokenizers.tokenise import tokenise_dataset
 from unimodel.training.checkpoint import WEIGHTS, TrainPosition, save_checkpoint
 
 STAGES = {
