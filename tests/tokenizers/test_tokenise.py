@@ -82,7 +82,7 @@ def test_shards_of_other_tokenizers_or_with_other_bytes_are_made_again(
         return encode(*given)
 
     monkeypatch.setattr(tokenise, "tokenise_sample", counted)
-    stop_at = 9  # in the middle of the fifth shard
+    stop_at = 10  # in the middle of a shard, after 3 + 6 episodes in five whole ones
     with pytest.raises(KeyboardInterrupt):
         tokenise.tokenise_dataset(tiny.config, tiny.run)
     shard = train / "tokens-000001.tar"
@@ -90,11 +90,11 @@ def test_shards_of_other_tokenizers_or_with_other_bytes_are_made_again(
     stop_at = -1
     made.clear()
     tokenise.tokenise_dataset(tiny.config, tiny.run)
-    assert len(made) == 17 - 3 * 2, "three shards of two episodes were whole"
+    assert len(made) == 17 - 9 + 2, "all but what was finished, and the damaged shard"
     assert len(ShardReader(train)) == 12
 
     shutil.rmtree(tiny.run.tokens)
-    stop_at = 9
+    stop_at = 10
     made.clear()
     with pytest.raises(KeyboardInterrupt):
         tokenise.tokenise_dataset(tiny.config, tiny.run)
