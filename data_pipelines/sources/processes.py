@@ -10,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from data_pipelines.extras import MissingExtraError
+from data_pipelines.parent_death import die_with_parent
 
 
 def run_tasks(work: Callable[[Any], Any], tasks: Sequence[Any], processes: int, report: Callable[[Any], None]) -> None:
@@ -59,6 +60,7 @@ def _start(work: Callable[[Any], Any], tasks: Sequence[Any]) -> tuple[Connection
 
 def _worker(work: Callable[[Any], Any], tasks: Sequence[Any], sender: Connection) -> None:
     """Sends the result of every task, an exception when a task fails, and None at the end."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer: it terminates this process
     try:
         for task in tasks:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PR_SET_PDEATHSIG = 1
+from data_pipelines.parent_death import die_with_parent
+
 DEATH_WORDS, TIMEOUT_WORDS = "DataLoader worker", "DataLoader timed out"
 """How torch's errors about a dead or a hanging worker begin."""
 
@@ -96,5 +95,4 @@ def prepare_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
