@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 27
 
 
 def list_audio(source: AudioSource) -> list[Block]:
-    """Blocks of sound files. Raises ValueError when PyAV is not installed."""
+    """Blocks of sound files. Raises MissingExtraError when PyAV is not installed."""
     pyav()
     files = list_files(source.path, AUDIO_SUFFIXES)
     return file_blocks(source.path, files, max_files=BLOCK_FILES, max_bytes=BLOCK_BYTES)

@@ -30,7 +30,7 @@ MAX_GAP_SECONDS = 60
 
 
 def list_video(source: VideoSource) -> list[Block]:
-    """Blocks of films. Raises ValueError when PyAV is not installed."""
+    """Blocks of films. Raises MissingExtraError when PyAV is not installed."""
     pyav()
     files = list_files(source.path, VIDEO_SUFFIXES)
     return file_blocks(source.path, files, max_files=BLOCK_FILES, max_bytes=BLOCK_BYTES)
