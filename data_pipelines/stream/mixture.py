@@ -53,3 +53,10 @@ class Debt:
         for i, share in enumerate(self._shares):
             self.owed[i] += share * tokens
         self.owed[ingredient] -= tokens
+
+    def settle(self, tokens: Sequence[int]) -> None:
+        """`tokens[i]` were drawn of ingredient i: what `pay` for every sample comes to, at once."""
+        total = sum(tokens)
+        self.owed = [
+            before + share * total - got for before, share, got in zip(self.owed, self._shares, tokens, strict=True)
+        ]

@@ -147,9 +147,9 @@ class Plan:
         for draw, length in placed:
             tokens[draw.ingredient] += length
             drawn[draw.ingredient] += 1
-        total = sum(tokens)
-        owed = [before + share * total - got for before, share, got in zip(state.owed, shares, tokens, strict=True)]
-        return StreamState(state.window + 1, 0, tuple(drawn), tuple(owed))
+        debt = Debt(shares, state.owed)
+        debt.settle(tokens)
+        return StreamState(state.window + 1, 0, tuple(drawn), tuple(debt.owed))
 
 
 def attention_cost(row: Row, quadratic_tokens: float = QUADRATIC_TOKENS) -> float:
