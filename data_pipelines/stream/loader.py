@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from data_pipelines.stream.bad_sample import BadSample
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.packing import deal_by_cost
 from data_pipelines.stream.plan import QUADRATIC_TOKENS, Placed, Plan, Row, StreamState, attention_cost
-from data_pipelines.stream.worker_death import WorkerError
-from data_pipelines.stream.workers import build_in_workers
+from data_pipelines.stream.workers import WorkerError, build_in_workers
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 
 READ_AHEAD_STEPS = 32
@@ -138,7 +137,7 @@ class PackedStream(IterableDataset):
 
     def _start(self) -> Iterator[StepBatch | Exception]:
         if not self._settings.workers:
-            return map(self._builder.__getitem__, self._planned())
+            return map(self._builder, self._planned())
         return build_in_workers(self._builder, self._planned(), self._settings.workers, self._settings.timeout_seconds)
 
     def _planned(self) -> Iterator[_Step | Exception]:
@@ -180,7 +179,7 @@ class PackedStream(IterableDataset):
             yield _Step(tuple(rows[i] for i in mine), self._plan.state, tuple(tokens))
 
 
-class _StepBuilder(Dataset):
+class _StepBuilder:
     """Builds whole steps: what crosses from a worker is one packed batch."""
 
     def __init__(
@@ -191,14 +190,14 @@ class _StepBuilder(Dataset):
     ) -> None:
         self._build, self._settings, self._read_ahead = build, settings, read_ahead
 
-    def __getitem__(self, step: _Step | Exception) -> StepBatch | Exception:
+    def __call__(self, step: _Step | Exception) -> StepBatch | Exception:
         if isinstance(step, Exception):
             return step
         try:
             if self._read_ahead is not None:
                 self._read_ahead(step.ahead)
             return self._step(step)
-        except (OSError, ValueError) as error:  # torch would hand it over as a traceback
+        except (OSError, ValueError) as error:  # raised where the step is waited for
             return error
 
     def _step(self, step: _Step) -> StepBatch:

@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.stream.bad_sample import BadSample, name_bad_sample
 from data_pipelines.stream.order import SampleOrder
-from data_pipelines.stream.worker_death import WorkerError
-from data_pipelines.stream.workers import build_in_workers
+from data_pipelines.stream.workers import WorkerError, build_in_workers
 
 Sample = Mapping[str, Any]
 Decode = Callable[[str, dict[str, bytes]], Sample]
@@ -117,21 +116,21 @@ class SampleStream(IterableDataset):
     def _start(self) -> Iterator[SampleBatch | Exception]:
         numbers = count(self._next_batch)
         if not self._settings.workers:
-            return map(self._builder.__getitem__, numbers)
+            return map(self._builder, numbers)
         return build_in_workers(self._builder, numbers, self._settings.workers, self._settings.timeout_seconds)
 
 
-class _BatchBuilder(Dataset):
+class _BatchBuilder:
     """Builds this rank's part of any batch."""
 
     def __init__(self, reader: ShardReader, decode: Decode, settings: SampleSettings) -> None:
         self._reader, self._decode, self._settings = reader, decode, settings
         self._order = SampleOrder(reader.shard_samples, settings.seed, "samples")
 
-    def __getitem__(self, number: int) -> SampleBatch | Exception:
+    def __call__(self, number: int) -> SampleBatch | Exception:
         try:
             return self._batch(number)
-        except OSError as error:  # torch would hand it over as a traceback
+        except OSError as error:  # raised where the batch is waited for
             return error
 
     def _batch(self, number: int) -> SampleBatch:

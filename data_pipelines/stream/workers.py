@@ -1,121 +1,138 @@
 """Worker processes that build whole batches ahead, in the order in which they are asked for.
 
-What a worker has built crosses as a pickle whose arrays lie in memory that both processes map: one copy in, one copy
-out. Torch's own way, a file in shared memory for every tensor, costs milliseconds a batch, and so does a pipe.
+A worker runs nothing but the builder. torch's DataLoader has a thread in each that hands over what was built: it fights
+the builder for the interpreter's lock and costs it a third of its speed. And the end of a process is read from a pipe
+of its own: torch is told by a signal, which others may take, and raises from there at any line of the main process.
 """
 
 from __future__ import annotations
 
-import mmap
 import pickle
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from multiprocessing import connection, get_context, reduction
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+import torch
 
-from data_pipelines.stream.worker_death import WorkerError, death_watch, forget_death, is_timeout, prepare_worker
+from data_pipelines.parent_death import die_with_parent
+from data_pipelines.stream.hand_over import read_in, write_out
 
 PREFETCH_BATCHES = 4
 """Batches that a worker builds ahead."""
-SLOTS = PREFETCH_BATCHES + 1
-"""Slots of a worker: as many as it builds ahead, and the one that is being copied out."""
-SLOT_BYTES = 1 << 26
-"""Room for the arrays of a batch; larger ones go through the pipe. Memory that is not used is never taken."""
-ALIGNMENT = 64
-POLL_SECONDS = 5.0
-"""How often it is looked whether the workers still live: others may take the signal of a death."""
+FAREWELL_SECONDS = 2.0
+"""How long a worker may take to end."""
 
 
-def build_in_workers(builder: Dataset, items: Iterator[Any], workers: int, timeout_seconds: float) -> Iterator[Any]:
-    """`builder[item]` of every item, in order. Raises WorkerError when a worker dies or hangs."""
-    slots = _Slots(builder, workers)
+class WorkerError(RuntimeError):
+    """A worker was killed, hangs, or failed in a way that no input explains."""
+
+
+def build_in_workers(
+    build: Callable[[Any], Any], items: Iterator[Any], workers: int, timeout_seconds: float
+) -> Iterator[Any]:
+    """`build(item)` of every item, in order. Raises WorkerError when a worker dies, hangs or fails."""
+    team: list[_Worker] = []
+    asked: deque[_Worker] = deque()  # one entry for every item that is being built, in order
     try:
-        with death_watch():
-            built = iter(
-                DataLoader(
-                    slots,
-                    batch_size=None,
-                    sampler=items,  # pyright: ignore[reportArgumentType]
-                    num_workers=workers,
-                    prefetch_factor=PREFETCH_BATCHES,
-                    timeout=min(POLL_SECONDS, timeout_seconds),
-                    worker_init_fn=prepare_worker,
-                    multiprocessing_context="fork",  # the slots must be the same memory
-                )
-            )
-        while True:
-            with death_watch():
-                handed = _wait(built, timeout_seconds)
-            if handed is None:
-                return
-            yield slots.take(handed)
+        for _ in range(workers):
+            team.append(_Worker(build))
+        for worker in team * PREFETCH_BATCHES:
+            for item in islice(items, 1):
+                worker.ask(item)
+                asked.append(worker)
+        while asked:
+            worker = asked.popleft()
+            made = worker.take(timeout_seconds)
+            for item in islice(items, 1):
+                worker.ask(item)
+                asked.append(worker)
+            yield made
     finally:
-        forget_death()
+        _end(team)
 
 
-def _wait(built: Iterator[_HandedOver], timeout_seconds: float) -> _HandedOver | None:
-    """The next batch; None at the end. At every timeout torch looks for dead workers, and waiting can go on."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
+class _Worker:
+    """A process and the socket to it. What it sends is tiny, so it is always ready to read: neither side can wait for
+    the other to take what it sends."""
+
+    def __init__(self, build: Callable[[Any], Any]) -> None:
+        context = get_context("fork")  # a builder holds open files and memory maps
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(build, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, item: Any) -> None:
+        """Wants what is built of `item`. Raises WorkerError."""
         try:
-            return next(built, None)
-        except RuntimeError as error:
-            if not is_timeout(error):
-                raise
-        if time.monotonic() >= deadline:
+            self.connection.send_bytes(pickle.dumps(item, protocol=5))
+        except OSError:
+            raise self._death() from None
+
+    def take(self, timeout_seconds: float) -> Any:
+        """What was asked for first. Raises WorkerError."""
+        if not connection.wait([self.connection, self.process.sentinel], timeout_seconds):
             raise WorkerError(f"no worker has handed over anything for {timeout_seconds:g} seconds")
+        if not self.connection.poll():
+            raise self._death()
+        try:
+            handle = reduction.recv_handle(self.connection)
+        except (OSError, EOFError):
+            raise self._death() from None
+        made = read_in(handle)
+        if isinstance(made, WorkerError):
+            raise made
+        return made
+
+    def _death(self) -> WorkerError:
+        self.process.join(FAREWELL_SECONDS)
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return WorkerError(f"a data worker was killed by {signal.Signals(-code).name}")
+        return WorkerError("a data worker ended")  # by itself, or how is known only to who waited for it
 
 
-@dataclass(frozen=True, slots=True)
-class _HandedOver:
-    """A batch without its arrays, and where those lie."""
-
-    pickled: bytes
-    start: int
-    sizes: tuple[int, ...]
-
-
-class _Slots(Dataset):
-    """Builds in a worker, and hands over through slots of shared memory.
-
-    No lock is needed: a worker is asked for a batch only when all but the last PREFETCH_BATCHES were taken.
-    """
-
-    def __init__(self, builder: Dataset, workers: int) -> None:
-        self._builder = builder
-        self._memory = mmap.mmap(-1, workers * SLOTS * SLOT_BYTES)
-        self._used = 0
-
-    def __getitem__(self, item: Any) -> _HandedOver:
-        made = self._builder[item]
-        buffers: list[pickle.PickleBuffer] = []
-        pickled = pickle.dumps(made, protocol=5, buffer_callback=buffers.append)
-        arrays = [buffer.raw() for buffer in buffers]
-        sizes = tuple(array.nbytes for array in arrays)
-        if sum(map(_aligned, sizes)) > SLOT_BYTES:
-            return _HandedOver(pickle.dumps(made, protocol=5), 0, ())
-        worker = get_worker_info()
-        assert worker is not None
-        start = at = (worker.id * SLOTS + self._used % SLOTS) * SLOT_BYTES
-        self._used += 1
-        for array, size in zip(arrays, sizes, strict=True):
-            self._memory[at : at + size] = array
-            at += _aligned(size)
-        return _HandedOver(pickled, start, sizes)
-
-    def take(self, handed: _HandedOver) -> Any:
-        """What was built, in memory of its own."""
-        length = sum(map(_aligned, handed.sizes))
-        with memoryview(self._memory) as memory:
-            content = memoryview(bytearray(memory[handed.start : handed.start + length]))
-        buffers, at = [], 0
-        for size in handed.sizes:
-            buffers.append(content[at : at + size])
-            at += _aligned(size)
-        return pickle.loads(handed.pickled, buffers=buffers)  # noqa: S301 - from our own worker
+def _end(team: Sequence[_Worker]) -> None:
+    """Leaves no process behind. They hold nothing that would be lost: what they were building is built again."""
+    for worker in team:
+        worker.connection.close()
+        if not _ended(worker.process, 0):
+            worker.process.terminate()
+    for worker in team:
+        if not _ended(worker.process, FAREWELL_SECONDS):
+            worker.process.kill()
+        worker.process.join()
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _ended(process: BaseProcess, seconds: float) -> bool:
+    """Asks the pipe, not the system's table of processes: others may have taken its entry, and its number be reused."""
+    return bool(connection.wait([process.sentinel], seconds))
+
+
+def _work(build: Callable[[Any], Any], main: Connection) -> None:
+    """The life of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # signals are the main process's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    die_with_parent()
+    torch.set_num_threads(1)
+    try:
+        while True:
+            item = pickle.loads(main.recv_bytes())  # noqa: S301 - from our own main process
+            with write_out(_built(build, item)) as file:
+                reduction.send_handle(main, file.fileno(), 0)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # nobody is left to work for
+
+
+def _built(build: Callable[[Any], Any], item: Any) -> Any:
+    try:
+        return build(item)
+    except Exception:  # told where it is waited for
+        return WorkerError(f"a worker failed:\n{traceback.format_exc()}")

@@ -33,7 +33,9 @@ def kill_a_worker(run: TinyRun, after_lines: int) -> None:
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1 and "a data worker died" in told[0] and "same command again" in told[0], errors
+    assert len(told) == 1 and "a data worker was killed by SIGKILL" in told[0] and "same command again" in told[0], (
+        errors
+    )
     assert "Traceback" not in out + errors and "Exception ignored" not in out + errors, errors
     require_gone(workers)
 

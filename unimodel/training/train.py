@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
-from data_pipelines.stream.worker_death import WorkerError
+from data_pipelines.stream.workers import WorkerError
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
@@ -97,8 +97,8 @@ def train(config: RunConfig) -> None:
             checkpoint = trainer.run_stage(stop)
     except WorkerError as error:
         raise RunError(
-            f"a data worker died or hangs ({error}); killed often means out of memory: lower data.workers, or run the "
-            "same command again to go on from the last checkpoint"
+            f"{error}; killed often means out of memory: lower data.workers, or run the same command again to go on "
+            "from the last checkpoint"
         ) from None
 
 
