@@ -1,8 +1,9 @@
 """Tokens per second of pre-tokenised shards: planned, then read, laid out, corrupted and packed by one process.
 
-The demo's stages in steps of 16 rows, and one with larger pictures and longer windows. "build" is what a worker does and "plan"
-what the main process does for it, per second of CPU time; "stream" is both, by the clock, as training gets it from one
-worker. "build" and "stream" are medians of short pieces; "at best" is the fastest, which other work disturbs least.
+The demo's stages in steps of 16 rows, and one with larger pictures and longer windows. "build" is what a worker does
+and "plan" what the main process does for it, per second of CPU time; "stream" is both, by the clock, as training gets
+it from one worker. "build" and "stream" are medians of short pieces; "at best" is the fastest, which other work
+disturbs least.
 
 Run: python benchmarks/tokenised_loading.py
 """
