@@ -10,8 +10,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from launch.cli import app as launch_app
+from launch.job import MISTAKE, REQUEUE
+
 INTERRUPTED = 130
-"""Exit status after Ctrl-C or SIGTERM."""
+"""Exit status after Ctrl-C."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Record, build, index, check and describe shards.")
@@ -20,6 +23,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at run configs.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(config_app, name="config")
+app.add_typer(launch_app, name="launch")
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML run config.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one value: a.b=c. May be repeated.")]
@@ -358,7 +362,7 @@ def export_command(
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     from data_pipelines.extras import MissingExtraError
-    from unimodel.errors import RunError, Stopped
+    from unimodel.errors import LostError, RunError, Stopped, is_first_to_fail
 
     # Read when torch loads OpenMP: a waiting thread spins briefly, then sleeps. Spinning for ever makes steps
     # ten times slower as soon as another process wants a core, sleeping at once a quarter slower on a free machine.
@@ -370,12 +374,16 @@ def main() -> None:
             _fail("interrupted; what was written stays, and the same command goes on from there", INTERRUPTED)
         raise
     except Stopped as stopped:
-        _fail(str(stopped), INTERRUPTED)
+        _fail(str(stopped), INTERRUPTED if stopped.by_hand else REQUEUE)
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         _fail(f"{error}{'; the disk is full: free space and run the same command again' if full else ''}", 1)
+    except LostError as error:
+        _fail(str(error), 1)
     except (ValueError, FloatingPointError, RunError, MissingExtraError) as error:
-        _fail(str(error), 2)
+        if not is_first_to_fail():
+            sys.exit(MISTAKE)  # another process of this node has told
+        _fail(str(error), MISTAKE)
 
 
 def _fail(message: str, status: int) -> None:

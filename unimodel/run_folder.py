@@ -72,8 +72,18 @@ class RunFolder:
         return self.path / "quarantine.jsonl"
 
     @property
+    def skipped(self) -> Path:
+        """One JSON line per step that was skipped, with its samples and why. Lines stay when the run goes back."""
+        return self.path / "skipped.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def stacks(self) -> Path:
+        """What hung ranks were doing, a file per rank."""
+        return self.path / "stacks"
 
     @property
     def evaluation(self) -> Path:

@@ -59,21 +59,10 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def micro_rows(stage: StageConfig, num_ranks: int) -> int:
-    """Rows of one micro-batch on one rank. Raises ValueError when the global batch does not divide."""
-    rows, accumulation = stage.batch.rows, stage.batch.accumulation
-    if rows % (num_ranks * accumulation):
-        raise ValueError(
-            f"batch.rows ({rows}) must be a multiple of ranks ({num_ranks}) x batch.accumulation ({accumulation}): "
-            f"use {-(-rows // (num_ranks * accumulation)) * num_ranks * accumulation}, or another number of processes"
-        )
-    return rows // (num_ranks * accumulation)
-
-
 def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) -> dict[str, Any]:
     """The DeepSpeed config. Values whose defaults moved between releases are pinned here."""
     return {
-        "train_micro_batch_size_per_gpu": micro_rows(stage, num_ranks),
+        "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks),
         "gradient_accumulation_steps": stage.batch.accumulation,
         "gradient_clipping": stage.optimizer.gradient_clip,
         "zero_optimization": {"stage": config.zero},
