@@ -38,15 +38,15 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_killed_ranks_go_on_in_other_numbers(processes: Any, tmp_path: Path) -> None:
     """B1: the union of the ranks is, step by step, what one process without workers gives."""
-    source, chooser = stream(), random.Random(5)
-    expected = [sorted(rows_of(next(source))) for _ in range(STEPS)]
+    chooser = random.Random(5)
     got: list[list[tuple[int, ...]]] = []
     state: dict[str, Any] | None = None
     for phase, (num_ranks, workers) in enumerate(PHASES):
         logs = [tmp_path / f"{phase}-{rank}.jsonl" for rank in range(num_ranks)]
         last = phase == len(PHASES) - 1
+        stop = STEPS if last else 10**9  # however slowly they are watched, they are killed and do not end by themselves
         ranks = [
-            processes.Process(target=log_steps, args=(log, state, len(got), (rank, num_ranks, workers, STEPS)))
+            processes.Process(target=log_steps, args=(log, state, len(got), (rank, num_ranks, workers, stop)))
             for rank, log in enumerate(logs)
         ]
         for rank in ranks:
@@ -60,7 +60,8 @@ def test_killed_ranks_go_on_in_other_numbers(processes: Any, tmp_path: Path) -> 
             got.append(sorted(tuple(row) for line in made for row in line["rows"]))
             assert len({json.dumps(line["state"]) for line in made}) == 1
             state = made[0]["state"]
-    assert got == expected
+    source = stream()
+    assert len(got) >= STEPS and got == [sorted(rows_of(next(source))) for _ in got]
 
 
 def run_and_kill(ranks: list[BaseProcess], logs: list[Path], until: int | None) -> None:
