@@ -44,14 +44,18 @@ def test_killed_ranks_go_on_in_other_numbers(processes: Any, tmp_path: Path) -> 
     for phase, (num_ranks, workers) in enumerate(PHASES):
         logs = [tmp_path / f"{phase}-{rank}.jsonl" for rank in range(num_ranks)]
         last = phase == len(PHASES) - 1
-        stop = STEPS if last else 10**9  # however slowly they are watched, they are killed and do not end by themselves
+        until = None if last else len(got) + chooser.randrange(2, 25)
+        stop = until + 25 if until is not None else STEPS
         ranks = [
-            processes.Process(target=log_steps, args=(log, state, len(got), (rank, num_ranks, workers, stop)))
+            processes.Process(
+                target=log_steps,
+                args=(log, state, len(got), (rank, num_ranks, workers, stop)),
+                kwargs={"stays": not last},  # however slowly they are watched, they do not end by themselves
+            )
             for rank, log in enumerate(logs)
         ]
         for rank in ranks:
             rank.start()
-        until = None if last else len(got) + chooser.randrange(2, 25)
         run_and_kill(ranks, logs, until)
         lines = [read_log(log) for log in logs]
         # What a checkpoint would hold: the last step that all ranks have finished.
@@ -81,7 +85,7 @@ def run_and_kill(ranks: list[BaseProcess], logs: list[Path], until: int | None) 
 def test_workers_with_results_to_hand_over_do_not_outlive_a_killed_rank(processes: Any, tmp_path: Path) -> None:
     """More results than a pipe holds: workers that wait to write them would wait for ever."""
     log = tmp_path / "log.jsonl"
-    rank = processes.Process(target=log_steps, args=(log, None, 0, (0, 1, 32, 10**9)))
+    rank = processes.Process(target=log_steps, args=(log, None, 0, (0, 1, 32, 10**4)), kwargs={"stays": True})
     rank.start()
     wait_for(lambda: len(read_log(log)) > 3, "steps")
     os.kill(rank.pid, signal.SIGSTOP)
