@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,9 +45,12 @@ def require_gone(pids: Iterable[int]) -> None:
     wait_for(lambda: not any(map(is_running, left)), f"processes {left} outlive what started them")
 
 
-def log_steps(log: Path, state: dict[str, Any] | None, first: int, settings: tuple[int, int, int, int]) -> None:
+def log_steps(
+    log: Path, state: dict[str, Any] | None, first: int, settings: tuple[int, int, int, int], *, stays: bool
+) -> None:
     """The whole of a process: rank `settings[0]` of `settings[1]`, with `settings[2]` workers, up to step
-    `settings[3]`. One line a step: its number, the names in its rows, the state after it, and the workers."""
+    `settings[3]`; then it ends, or `stays` to be killed. One line a step: its number, the names in its rows, the state
+    after it, and the workers."""
     from toy_stream import rows_of, stream
 
     rank, num_ranks, workers, last = settings
@@ -60,6 +64,8 @@ def log_steps(log: Path, state: dict[str, Any] | None, first: int, settings: tup
             line = {"step": number, "rows": rows, "state": source.state_dict(), "workers": pids}
             file.write(json.dumps(line) + "\n")
             file.flush()
+    if stays:
+        signal.pause()
     os._exit(0)
 
 
