@@ -6,6 +6,7 @@ those of the others are too, and the run goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from launch.job import FAILED, MISTAKE, REQUEUE, Job, free_port
 from unimodel.errors import AGENT_VARIABLE, MISTAKE_SIGNAL
 from unimodel.observe.progress import say
 
+logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
 MONITOR_SECONDS = 0.5
 JOIN_SECONDS = 900
 """How long nodes wait for each other."""

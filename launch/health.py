@@ -17,12 +17,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import deepspeed
 import torch
 import torch.distributed as dist
-import transformers
 
 from unimodel.config_file import load_config
 from unimodel.observe.progress import say
@@ -100,7 +99,7 @@ def _facts(token: Path, device: torch.device) -> Facts:
     return Facts(
         host=socket.gethostname(),
         rank=dist.get_rank(),
-        versions=", ".join(f"{one.__name__} {one.__version__}" for one in (torch, deepspeed, transformers)),
+        versions=", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers")),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else CPU,
         clock_seconds=time.time(),
         free_gigabytes=shutil.disk_usage(existing).free / 1e9,

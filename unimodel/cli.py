@@ -230,6 +230,16 @@ def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
         train(settings)
 
 
+@app.command("status")
+def status_command(run: RunPath) -> None:
+    """Tell how a run is doing: progress, speed, useful time, starts, checkpoints, and what went wrong."""
+    from unimodel.observe.progress import say
+    from unimodel.training.status import run_status
+
+    for what, how in run_status(run):
+        say(f"{what:20} {how}")
+
+
 @app.command("eval")
 def eval_command(
     run: RunPath,

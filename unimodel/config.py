@@ -230,6 +230,8 @@ class FaultConfig(Settings):
     hang_seconds: PositiveFloat | None = 1800.0
     """Longest step: a rank that takes longer is killed by its watchdog, and `unimodel launch` starts all again. None
     watches nothing. Collectives have a limit of their own (engine.communication_minutes)."""
+    pause_seconds: PositiveFloat = 3600.0
+    """The same for what is no step: building a stage, the first step, the last save."""
     max_skips: PositiveInt = 3
     """Steps in a row that may be skipped because their loss or gradient is not finite, or a spike; at so many the run
     goes back to its last checkpoint and leaves out the data since."""

@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "timing.jsonl"
 
     @property
+    def starts(self) -> Path:
+        """One JSON line per start of the training: when, from which step, on how many ranks."""
+        return self.path / "starts.jsonl"
+
+    @property
     def quarantine(self) -> Path:
         """One JSON line per sample that was left out of a step, with its shard, key, byte and what is wrong with it."""
         return self.path / "quarantine.jsonl"

@@ -29,6 +29,7 @@ SETTINGS = (
     "engine.zero=1",
     "data.workers=1",
 )
+IMPATIENT = ("faults.hang_seconds=15", "faults.pause_seconds=30", "engine.communication_minutes=0.5")
 STAGES = ("masked", "interactive")
 
 
@@ -52,7 +53,7 @@ def test_a_run_under_attack_ends_as_if_nothing_had_happened(tmp_path: Path, smal
     """C3."""
     calm = tiny_run(tmp_path / "calm", *SETTINGS, stages=STAGES)
     assert Chaos(calm, ranks=2, seed=0, poisoned_steps=POISONED).attack(0) == 0
-    attacked = tiny_run(tmp_path / "attacked", *SETTINGS, "faults.hang_seconds=15", stages=STAGES)
+    attacked = tiny_run(tmp_path / "attacked", *SETTINGS, *IMPATIENT, stages=STAGES)
     if small_disk:
         attacked.run.checkpoints.symlink_to(small_disk)
     chaos = Chaos(attacked, ranks=2, seed=1, poisoned_steps=POISONED, disk=small_disk)

@@ -93,7 +93,9 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
 def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        shown = subprocess.run(["sinfo", "-h", "-o", "%T %D"], env=environment, capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            ["sinfo", "-h", "-o", "%T %D"], env=environment, capture_output=True, text=True, check=False
+        )
         if shown.stdout.split() == ["idle", "2"]:
             return
         time.sleep(0.5)

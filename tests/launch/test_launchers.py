@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 from tiny_run import command, tiny_run
@@ -99,6 +100,8 @@ def test_slurm_refuses_what_sbatch_would_misread(config: str) -> None:
 def test_kubernetes_manifest_has_a_pod_per_node(config: str) -> None:
     options = ["--image", "here/unimodel:1", "--claim", "runs", "--nodes", "2", "--gpus", "2"]
     service, job = yaml.safe_load_all(launched("kubernetes", config, *options))
+    for resource in (service, job):
+        kubernetes_validate.validate(resource, "1.30", strict=True)
     assert service["kind"] == "Service" and service["spec"]["clusterIP"] == "None"
     spec = job["spec"]
     assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (2, 2, "Indexed")
@@ -106,4 +109,4 @@ def test_kubernetes_manifest_has_a_pod_per_node(config: str) -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert container["command"][:5] == ["python3", "-m", "unimodel", "launch", "torchrun"]
     assert f"{job['metadata']['name']}-0.{service['metadata']['name']}:29400" in container["command"]
-    assert "name" in refused("kubernetes", config, *options[:2], "--claim", "Not A Claim", "--gpus", "1")
+    assert "--claim Not A Claim" in refused("kubernetes", config, *options[:2], "--claim", "Not A Claim", "--gpus", "1")

@@ -32,7 +32,13 @@ def test_a_run_whose_disk_was_lost_goes_on_from_the_store(
         train_here(run.config)
         names = CheckpointStore(address).names()
         assert names == [path.name for path in sorted(run.run.checkpoints.iterdir(), reverse=True)]
-        assert names == ["00000016-unified", "00000015-unified", "00000012-unified", "00000009-masked", "00000006-masked"]
+        assert names == [
+            "00000016-unified",
+            "00000015-unified",
+            "00000012-unified",
+            "00000009-masked",
+            "00000006-masked",
+        ]
         _lose_what_came_after(address, names[:2])
         shutil.rmtree(run.run.checkpoints)
         train_here(run.config)

@@ -6,6 +6,7 @@ import fnmatch
 import logging
 import os
 import socket
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,9 @@ from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone
 from unimodel.config import EngineConfig, StageConfig
 from unimodel.training.muon import Muon
+
+# DeepSpeed's calls of functions that torch has renamed; nothing that a user of this project could do about.
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 NEVER = 1 << 60
 BY_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")

@@ -37,13 +37,16 @@ def metrics_line(
     }
 
 
-def timing_line(position: TrainPosition, report: StepReport, seconds: float, loading: float) -> dict[str, Any]:
-    """What depends on the machine."""
+def timing_line(
+    position: TrainPosition, report: StepReport, seconds: float, loading: float, saving: float
+) -> dict[str, Any]:
+    """What depends on the machine. `saving` is how long the loop stood still for checkpoints before the step."""
     return {
         "step": position.step,
         "seconds": round(seconds, 4),
         "loading_seconds": round(loading, 4),
         "loading_share": round(loading / seconds, 4),
+        **({"saving_seconds": round(saving, 4)} if saving else {}),
         "tokens_per_second": round(report.tokens / seconds, 1),
     }
 

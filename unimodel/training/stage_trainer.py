@@ -88,6 +88,7 @@ class StageTrainer:
         lines = from_main_rank(read_json_lines(run.metrics) if self.is_main else None)
         self.losses = LossWatch(config.faults, counted_losses(lines, name))
         self.skips_in_a_row = skips_in_a_row(lines, name)
+        self.saving_seconds = 0.0  # since the last line of timing
 
     def _restore(self, stored: StoredState | None, resumed: bool) -> None:
         averaging = self.stage.optimizer.ema_decay > 0
@@ -117,7 +118,9 @@ class StageTrainer:
                 # Not amid steps that are skipped: going back is to before them.
                 due = (stage_step + 1) % self.context.config.checkpoint.every_steps == 0 and not self.skips_in_a_row
                 if stops or self.position.stage_done or due:
+                    began = time.monotonic()
                     self.save(wait=stops or self.position.stage_done)
+                    self.saving_seconds += time.monotonic() - began
                 if stops and not self.position.stage_done:
                     message = f"stopped at step {self.position.step}, saved; run the same command again to go on"
                     raise Stopped(message, by_hand=self.context.stop.by_hand)
@@ -149,7 +152,9 @@ class StageTrainer:
         seconds = time.monotonic() - began
         if self.is_main:
             append_json_line(self.context.run.metrics, metrics_line(self.position, self.stage, step, report, rate))
-            append_json_line(self.context.run.timing, timing_line(self.position, report, seconds, loading_seconds))
+            timing = timing_line(self.position, report, seconds, loading_seconds, self.saving_seconds)
+            append_json_line(self.context.run.timing, timing)
+        self.saving_seconds = 0.0
         self._count(step, report, before)
         return seconds, report
 

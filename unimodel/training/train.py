@@ -7,6 +7,8 @@ for every stage that is not done:
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 
 import torch
@@ -17,7 +19,7 @@ from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
 from unimodel.errors import LostError
 from unimodel.observe.progress import say
-from unimodel.run_folder import RunFolder, truncate_json_lines
+from unimodel.run_folder import RunFolder, append_json_line, truncate_json_lines
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import Checkpoint
 from unimodel.training.checkpoint_writer import CheckpointWriter
@@ -36,23 +38,27 @@ def train(config: RunConfig) -> None:
     Raises Stopped after a signal, ValueError for a config that differs from the run's, FloatingPointError for losses
     that stay not finite, LostError when another process is gone, and OSError when a checkpoint cannot be written.
     """
-    run = RunFolder(config.folder)
-    device = start_process_group(config.engine)
+    run, watchdog = RunFolder(config.folder), None
     try:
-        _train_stages(config, run, device)
+        device = start_process_group(config.engine)
+        watchdog = _watchdog(config, run)
+        _train_stages(config, run, device, watchdog)
     except WorkerError as error:
         raise LostError(
             f"{error}; killed often means out of memory: lower data.workers, or run the same command again to go on "
             "from the last checkpoint"
         ) from None
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             message = str(error).splitlines()[0]
-            raise LostError(f"rank {dist.get_rank()} has lost the others ({message}): run it again") from None
+            raise LostError(f"rank {os.environ['RANK']} has lost the others ({message}): run it again") from None
         raise
+    finally:
+        if watchdog is not None:
+            watchdog.close()
 
 
-def _train_stages(config: RunConfig, run: RunFolder, device: torch.device) -> None:
+def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watchdog: Watchdog | None) -> None:
     is_main = dist.get_rank() == 0
 
     def warn(message: str) -> None:
@@ -68,9 +74,15 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device) -> No
     if is_main:
         run.store_config(config)
         _forget_steps_after(run, checkpoint)
+        step = checkpoint.position.step if checkpoint else 0
+        start = {
+            "time": round(time.time(), 3),
+            "step": step,
+            "ranks": dist.get_world_size(),
+            "zero": config.engine.zero,
+        }
+        append_json_line(run.starts, start)
     writer = CheckpointWriter(run.checkpoints, config.checkpoint, settings_of(config), warn)
-    seconds = config.faults.hang_seconds
-    watchdog = Watchdog(seconds, run.stacks / f"rank-{dist.get_rank()}.txt") if seconds else None
     context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal())
     context.stop.listen()
     try:
@@ -80,8 +92,13 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device) -> No
                 checkpoint = agreed_checkpoint(run.checkpoints, warn_once)
     finally:
         writer.close()
-        if watchdog is not None:
-            watchdog.close()
+
+
+def _watchdog(config: RunConfig, run: RunFolder) -> Watchdog | None:
+    faults = config.faults
+    if faults.hang_seconds is None:
+        return None
+    return Watchdog(faults.hang_seconds, faults.pause_seconds, run.stacks / f"rank-{dist.get_rank()}.txt")
 
 
 def _train_stage(

@@ -4,7 +4,7 @@ A rank that hangs in a collective, or was stopped, cannot help itself, and a tim
 neither a stopped process nor one that waits for data. Killed, it is started again with all others (`unimodel launch`).
 
 This file runs by itself as the watching process, without the project's imports:
-    python watchdog.py PID SECONDS < beats
+    python watchdog.py PID SECONDS PAUSE_SECONDS < beats
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ STACKS_SECONDS = 2.0
 
 
 class Watchdog:
-    """Beats after every step; a pause between two beats may last as long as it likes."""
+    """Beats after every step. What begins with a pause, or before the first beat, may take `pause_seconds`."""
 
-    def __init__(self, seconds: float, stacks: Path) -> None:
+    def __init__(self, seconds: float, pause_seconds: float, stacks: Path) -> None:
         stacks.parent.mkdir(parents=True, exist_ok=True)
         self._stacks = stacks.open("a", encoding="utf-8")
         faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(seconds)], stdin=subprocess.PIPE, bufsize=0
+            [sys.executable, "-I", "-S", __file__, *map(str, (os.getpid(), seconds, pause_seconds))],
+            stdin=subprocess.PIPE,
+            bufsize=0,
         )
 
     def beat(self) -> None:
@@ -39,7 +41,7 @@ class Watchdog:
         self._tell(BEAT)
 
     def pause(self) -> None:
-        """What comes now may take long."""
+        """What comes now may take longer than a step."""
         self._tell(PAUSE)
 
     def close(self) -> None:
@@ -58,19 +60,18 @@ class Watchdog:
             pass
 
 
-def watch(pid: int, seconds: float) -> None:
+def watch(pid: int, seconds: float, pause_seconds: float) -> None:
     """Reads beats from standard input until it ends."""
-    beats = sys.stdin.fileno()
-    limit: float | None = None
+    beats, limit = sys.stdin.fileno(), pause_seconds
     while True:
         readable, _, _ = select.select([beats], [], [], limit)
         if readable:
             words = os.read(beats, 1 << 12)
             if not words:
                 return
-            limit = seconds if words.endswith(BEAT) else None
+            limit = seconds if words.endswith(BEAT) else pause_seconds
             continue
-        sys.stderr.write(f"watchdog: no step of process {pid} in {seconds:g} seconds: its stacks, then kill -9\n")
+        sys.stderr.write(f"watchdog: process {pid} has not moved for {limit:g} seconds: its stacks, then kill -9\n")
         os.kill(pid, signal.SIGUSR2)
         time.sleep(STACKS_SECONDS)
         os.kill(pid, signal.SIGKILL)
@@ -80,4 +81,4 @@ def watch(pid: int, seconds: float) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # meant for the rank; this process ends with its input
-    watch(int(sys.argv[1]), float(sys.argv[2]))
+    watch(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))
