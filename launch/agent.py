@@ -22,6 +22,8 @@ from unimodel.errors import AGENT_VARIABLE, MISTAKE_SIGNAL
 from unimodel.observe.progress import say
 
 logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+# Otherwise ranks that are started again meet in the store of those before, and find the addresses of dead processes.
+os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
 MONITOR_SECONDS = 0.5
 JOIN_SECONDS = 900
 """How long nodes wait for each other."""

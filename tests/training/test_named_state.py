@@ -47,6 +47,7 @@ class Trainer:
     frozen: tuple[str, ...] = ()
     weights: Tensors = field(default_factory=dict)
     kind: str = "adamw"
+    num_layers: int = 2
 
     def __post_init__(self) -> None:
         run = shared_run()
@@ -55,8 +56,9 @@ class Trainer:
         self.bundle = load_run_bundle(run.run)
         settings = EngineConfig(zero=self.zero, precision=self.precision)  # pyright: ignore[reportArgumentType]
         device = start_process_group(settings)
-        self.backbone = Backbone(build_decoder(run.config.backbone, self.bundle.vocabulary, 0))
-        load_by_name(self.backbone, self.weights, whole=bool(self.weights))
+        sizes = run.config.backbone.model_copy(update={"num_layers": self.num_layers})
+        self.backbone = Backbone(build_decoder(sizes, self.bundle.vocabulary, 0))
+        load_by_name(self.backbone, self.weights, whole=bool(self.weights) and self.num_layers == 2)
         freeze(self.backbone, self.frozen)
         frozen = {name: p.detach().clone() for name, p in self.backbone.named_parameters() if not p.requires_grad}
         self.engine: Any = build_engine(self.backbone, settings, self.stage, device)

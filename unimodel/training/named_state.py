@@ -78,14 +78,17 @@ class NamedState:
         return self._host[key].copy_(tensor.detach().flatten(), non_blocking=True)
 
     def set_weights(self, state: StoredState) -> None:
-        """Sets the fp32 master weights (the engine was built from the same values, perhaps rounded to bf16)."""
+        """Sets the fp32 master weights that are stored (the engine was built from the same values, perhaps rounded to
+        bf16); parameters that were added keep theirs."""
         for name, master, piece in self._pieces():
-            self._set(master, WEIGHT, piece, state.piece(WEIGHT, name, piece.start, piece.numel))
+            if state.has(WEIGHT, name, piece.shape):
+                self._set(master, WEIGHT, piece, state.piece(WEIGHT, name, piece.start, piece.numel))
 
     def set_average(self, state: StoredState, kind: str) -> None:
         """Sets the moving average from the stored one, or starts it from the stored weights."""
         for name, master, piece in self._pieces():
-            self._set(master, AVERAGE, piece, state.piece(kind, name, piece.start, piece.numel))
+            if state.has(kind, name, piece.shape):
+                self._set(master, AVERAGE, piece, state.piece(kind, name, piece.start, piece.numel))
 
     def set_moments(self, state: StoredState) -> list[str]:
         """Sets the moments that are stored; returns the names of those that are not. Equal on all ranks.

@@ -40,8 +40,8 @@ def train(config: RunConfig) -> None:
     """
     run, watchdog = RunFolder(config.folder), None
     try:
-        device = start_process_group(config.engine)
         watchdog = _watchdog(config, run)
+        device = start_process_group(config.engine)
         _train_stages(config, run, device, watchdog)
     except WorkerError as error:
         raise LostError(
@@ -51,7 +51,9 @@ def train(config: RunConfig) -> None:
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             message = str(error).splitlines()[0]
-            raise LostError(f"rank {os.environ['RANK']} has lost the others ({message}): run it again") from None
+            raise LostError(
+                f"rank {os.environ.get('RANK', '0')} has lost the others ({message}): run it again"
+            ) from None
         raise
     finally:
         if watchdog is not None:
@@ -98,7 +100,7 @@ def _watchdog(config: RunConfig, run: RunFolder) -> Watchdog | None:
     faults = config.faults
     if faults.hang_seconds is None:
         return None
-    return Watchdog(faults.hang_seconds, faults.pause_seconds, run.stacks / f"rank-{dist.get_rank()}.txt")
+    return Watchdog(faults.hang_seconds, faults.pause_seconds, run.stacks / f"rank-{os.environ.get('RANK', '0')}.txt")
 
 
 def _train_stage(
