@@ -54,7 +54,8 @@ sys.meta_path.insert(0, Finder())
 """
 """A `sitecustomize.py` that makes the loss of given steps not finite, in every process and every time they are run."""
 
-STEPS_BETWEEN = 2
+STEPS_BETWEEN = 4
+"""Of progress between two events: more than between two checkpoints, or the run would never end."""
 WAIT_SECONDS = 300.0
 
 
@@ -91,7 +92,9 @@ class Chaos:
         try:
             last_lines = 0
             while process.poll() is None:
-                if sum(self.events.values()) < most_events and self._moved(process, last_lines):
+                last_lines = min(last_lines, self.run.num_lines())  # a run that went back has fewer
+                moved = self.run.num_lines() >= last_lines + STEPS_BETWEEN and bool(ranks_of(process))
+                if sum(self.events.values()) < most_events and moved:
                     last_lines = self.run.num_lines()
                     if not bag:
                         bag = chooser.sample(attacks, len(attacks))
@@ -102,11 +105,6 @@ class Chaos:
         finally:
             process.kill()
         return process.returncode
-
-    def _moved(self, process: subprocess.Popen[bytes], last_lines: int) -> bool:
-        """Whether the run is training, and has made progress since the last event."""
-        lines = self.run.num_lines()
-        return bool(ranks_of(process)) and (lines < last_lines or lines >= last_lines + STEPS_BETWEEN)
 
     def kill_a_rank(self, process: subprocess.Popen[bytes], chooser: random.Random) -> bool:
         return _signal(process, chooser, signal.SIGKILL)
