@@ -24,6 +24,7 @@ from unimodel.observe.progress import say
 logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
 # Otherwise ranks that are started again meet in the store of those before, and find the addresses of dead processes.
 os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # nodes leave at slightly different times, which torch warns of
 MONITOR_SECONDS = 0.5
 JOIN_SECONDS = 900
 """How long nodes wait for each other."""
@@ -40,37 +41,34 @@ def run_node(job: Job, endpoint: str | None, address: str | None = None, *, foll
         threading.Thread(target=_stop_with_input, daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="unimodel-agent-") as folder:
         os.environ[AGENT_VARIABLE] = f"{os.getpid()}:{folder}"
-        meeting = (endpoint, address)
-        status = _run(job, "check", meeting, job.check_command, restarts=0) if job.check else 0
-        return status or _run(job, "train", meeting, job.train_command, restarts=job.max_restarts)
+        return _run(job, endpoint, address)
 
 
-def _run(job: Job, what: str, meeting: tuple[str, str | None], command: list[str], restarts: int) -> int:
+def _run(job: Job, endpoint: str, address: str | None) -> int:
     config = LaunchConfig(
         min_nodes=job.nodes,
         max_nodes=job.nodes,
         nproc_per_node=job.processes,
-        run_id=f"unimodel-{what}",
+        run_id="unimodel",
         rdzv_backend="c10d",
-        rdzv_endpoint=meeting[0],
-        local_addr=meeting[1],
+        rdzv_endpoint=endpoint,
+        local_addr=address,
         rdzv_configs={"timeout": JOIN_SECONDS},
-        max_restarts=restarts,
+        max_restarts=job.max_restarts,
         monitor_interval=MONITOR_SECONDS,
         signals_to_handle=",".join(number.name for number in (*STOP_SIGNALS, MISTAKE_SIGNAL)),
         shutdown_timeout=job.stop_seconds,
     )
     try:
-        launch_agent(config, command[0], command[1:])
+        launch_agent(config, job.train_command[0], job.train_command[1:])
     except SignalException as asked:
         if asked.sigval == MISTAKE_SIGNAL:
             return MISTAKE
-        say(f"{what}: stopped by {asked.sigval.name}; the same command goes on from the last checkpoint")
+        say(f"stopped by {asked.sigval.name}; the same command goes on from the last checkpoint")
         return REQUEUE
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
-        again = f" after {restarts} restarts" if restarts else ""
-        say(f"{what}: rank {rank} (process {failure.pid}) {_how(failure.exitcode)}{again}")
+        say(f"rank {rank} (process {failure.pid}) {_how(failure.exitcode)}, after {job.max_restarts} restarts")
         return FAILED
     return 0
 

@@ -35,12 +35,8 @@ class Job:
     @property
     def train_command(self) -> list[str]:
         """What each process runs."""
-        return [sys.executable, "-m", "unimodel", "train", str(self.config), *self._sets]
-
-    @property
-    def check_command(self) -> list[str]:
-        """What each process runs before."""
-        return [sys.executable, "-m", "launch.health", str(self.config), *self._sets]
+        check = ["--check"] if self.check else []
+        return [sys.executable, "-m", "unimodel", "train", str(self.config), *check, *self._sets]
 
     @property
     def _sets(self) -> list[str]:

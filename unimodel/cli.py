@@ -68,7 +68,13 @@ def tokenizer_train(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command("train")
-def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
+def train_command(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    check: Annotated[
+        bool, typer.Option(help="First look at all nodes: devices, clock, disk, folder, bandwidth.")
+    ] = False,
+) -> None:
     """Train all stages of a config; the same command again continues an interrupted run."""
     from contextlib import nullcontext
 
@@ -86,7 +92,7 @@ def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
             return
         from unimodel.training.train import train
 
-        train(settings)
+        train(settings, check=check)
 
 
 @app.command("status")

@@ -29,6 +29,12 @@ class Stopped(Exception):
         self.by_hand = by_hand
 
 
+def agent_pid() -> int | None:
+    """The agent that has started this process, if one has."""
+    agent = os.environ.get(AGENT_VARIABLE)
+    return int(agent.split(":", 1)[0]) if agent else None
+
+
 def is_first_to_fail() -> bool:
     """Whether no other process of this node's agent has told of a mistake; then the agent hears of it.
 

@@ -19,8 +19,8 @@ from tiny_run import TinyRun, require_same_end, tiny_run
 from unimodel.training.checkpoint import list_checkpoints, load_checkpoint
 
 pytestmark = pytest.mark.slow
-EVENTS, STEPS = 50, 400
-POISONED = (61, 290)
+EVENTS, STEPS = 50, 600
+POISONED = (61, 390)
 SETTINGS = (
     f"stages.masked.steps={STEPS // 2}",
     f"stages.interactive.steps={STEPS // 2}",

@@ -148,11 +148,10 @@ class Chaos:
         lines, log = self.run.num_lines(), self.run.run.log
         failures = log.read_text().count("could not be written")
         ballast = self.disk / ".ballast"
-        with ballast.open("wb") as file:
+        with ballast.open("wb", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(1 << 14))
-                    file.flush()
             except OSError:
                 pass
         deadline = time.monotonic() + WAIT_SECONDS

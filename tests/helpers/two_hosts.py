@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,13 +54,13 @@ def two_hosts(folder: Path, environment: dict[str, str]) -> Iterator[TwoHosts]:
     folder.mkdir(parents=True, exist_ok=True)
     daemons: list[subprocess.Popen[bytes]] = []
     try:
-        for host in HOSTS:
+        for host, address in HOSTS.items():
             _run("ip", "netns", "add", host)
             _run("ip", "-n", host, "link", "set", "lo", "up")
             etc = Path("/etc/netns") / host
             etc.mkdir(parents=True, exist_ok=True)
             names = "".join(f"{where} {name}\n" for name, where in HOSTS.items())
-            (etc / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+            (etc / "hosts").write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n{names}")
         _run(
             "ip",
             "link",

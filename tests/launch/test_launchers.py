@@ -40,7 +40,11 @@ def test_torchrun_prints_what_one_would_type(config: str) -> None:
     )
     words = shlex.split(line)
     assert words[:5] == ["torchrun", "--nnodes=2", "--nproc-per-node=2", "--max-restarts=3", "--rdzv-backend=c10d"]
-    assert words[5:9] == ["--rdzv-endpoint=a:1", "-m", "unimodel", "train"] and words[-2:] == ["--set", "seed=3"]
+    assert words[5:9] == ["--rdzv-endpoint=a:1", "-m", "unimodel", "train"] and words[-3:] == [
+        "--check",
+        "--set",
+        "seed=3",
+    ]
 
 
 def test_batches_must_divide_among_the_processes(config: str) -> None:

@@ -8,16 +8,18 @@ for every stage that is not done:
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
+from data_pipelines.parent_death import signal_with_parent
 from data_pipelines.stream.workers import WorkerError
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
-from unimodel.errors import LostError
+from unimodel.errors import LostError, agent_pid
 from unimodel.observe.progress import say
 from unimodel.run_folder import RunFolder, append_json_line, truncate_json_lines
 from unimodel.tokenizers.prepare import load_run_bundle
@@ -26,22 +28,29 @@ from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.engine import start_process_group
 from unimodel.training.faults import RollBackError
 from unimodel.training.finished import is_done, require_same_config
+from unimodel.training.health import check_nodes
 from unimodel.training.resume import agreed_checkpoint, fetch_newer
 from unimodel.training.stage_trainer import RunContext, StageTrainer
 from unimodel.training.stop_signal import StopSignal
 from unimodel.training.watchdog import Watchdog
 
 
-def train(config: RunConfig) -> None:
-    """Trains all stages of `config` that are not done yet; returns at once when all are.
+def train(config: RunConfig, *, check: bool = False) -> None:
+    """Trains all stages of `config` that are not done yet; returns at once when all are. With a `check` all nodes are
+    looked at first.
 
     Raises Stopped after a signal, ValueError for a config that differs from the run's, FloatingPointError for losses
     that stay not finite, LostError when another process is gone, and OSError when a checkpoint cannot be written.
     """
     run, watchdog = RunFolder(config.folder), None
     try:
+        agent = agent_pid()
+        if agent is not None:  # a rank whose agent was killed would go on unseen, and beside those of the next one
+            signal_with_parent(signal.SIGTERM, agent)
         watchdog = _watchdog(config, run)
         device = start_process_group(config.engine)
+        if check:
+            check_nodes(run, device)
         _train_stages(config, run, device, watchdog)
     except WorkerError as error:
         raise LostError(

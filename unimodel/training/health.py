@@ -1,6 +1,4 @@
-"""Looks at every node before a job starts: one process per rank, one table, and bad hosts by name.
-
-    python -m launch.health CONFIG          # under an agent, as `unimodel launch` does it
+"""Looks at every node before the training starts, and names the bad ones (`unimodel train --check`).
 
 Checked: versions, GPUs, clocks, free disk, that the run's folder is the same one everywhere, and an all-reduce with its
 bandwidth.
@@ -8,11 +6,9 @@ bandwidth.
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import statistics
-import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from unimodel.config_file import load_config
+from unimodel.errors import RunError
 from unimodel.observe.progress import say
+from unimodel.run_folder import RunFolder
 from unimodel.training.collective import from_all_ranks, from_main_rank
-from unimodel.training.engine import start_process_group
 
 LEAST_FREE_GIGABYTES = 5.0
 MOST_CLOCK_SECONDS = 5.0
@@ -76,11 +72,9 @@ def find_problems(facts: Sequence[Facts]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def main() -> None:
-    overrides = [word for before, word in zip(sys.argv[2:], sys.argv[3:], strict=False) if before == "--set"]
-    config = load_config(Path(sys.argv[1]), overrides)
-    device = start_process_group(config.engine)
-    token = config.folder / f".check-{from_main_rank(uuid.uuid4().hex)}"
+def check_nodes(run: RunFolder, device: torch.device) -> None:
+    """Looks at all nodes and shows what it found. Collective; raises RunError on all ranks, naming the bad hosts."""
+    token = run.path / f".check-{from_main_rank(uuid.uuid4().hex)}"
     if dist.get_rank() == 0:
         token.parent.mkdir(parents=True, exist_ok=True)
         token.touch()
@@ -90,8 +84,10 @@ def main() -> None:
     bandwidth = _all_reduce_bandwidth(device)
     if dist.get_rank() == 0:
         token.unlink()
-        _report(facts, bandwidth)
-    sys.exit(1 if find_problems(facts) else 0)
+        _show(facts, bandwidth)
+    problems = find_problems(facts)
+    if problems:
+        raise RunError(f"bad nodes: {'; '.join(problems)}")
 
 
 def _facts(token: Path, device: torch.device) -> Facts:
@@ -131,7 +127,7 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _report(facts: Sequence[Facts], bandwidth: float) -> None:
+def _show(facts: Sequence[Facts], bandwidth: float) -> None:
     hosts = {one.host: [f for f in facts if f.host == one.host] for one in facts}
     for host, ranks in hosts.items():
         speed = min(one.copy_gigabytes_per_second for one in ranks)
@@ -139,10 +135,3 @@ def _report(facts: Sequence[Facts], bandwidth: float) -> None:
         say(f"node {host}: {len(ranks)} x {ranks[0].device}, copies {speed:.1f} GB/s, {free:,.0f} GB free")
     if len(facts) > 1:
         say(f"all-reduce over {len(facts)} ranks: {bandwidth:.2f} GB/s a link")
-    for problem in find_problems(facts):
-        say(f"bad node: {problem}")
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main()
