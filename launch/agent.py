@@ -21,7 +21,9 @@ from launch.job import FAILED, MISTAKE, REQUEUE, Job, free_port
 from unimodel.errors import AGENT_VARIABLE, MISTAKE_SIGNAL
 from unimodel.observe.progress import say
 
-logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+for name in list(logging.root.manager.loggerDict):
+    if name.startswith("torch.distributed.elastic"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # warnings tell of every signal that is sent
 # Otherwise ranks that are started again meet in the store of those before, and find the addresses of dead processes.
 os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # nodes leave at slightly different times, which torch warns of

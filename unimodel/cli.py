@@ -237,7 +237,7 @@ def export_command(
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     from data_pipelines.extras import MissingExtraError
-    from unimodel.errors import LostError, RunError, Stopped, is_first_to_fail
+    from unimodel.errors import LostError, RunError, Stopped, is_first_to_fail, tell_agent_of_mistake
 
     # Read when torch loads OpenMP: a waiting thread spins briefly, then sleeps. Spinning for ever makes steps
     # ten times slower as soon as another process wants a core, sleeping at once a quarter slower on a free machine.
@@ -257,8 +257,11 @@ def main() -> None:
         _fail(str(error), 1)
     except (ValueError, FloatingPointError, RunError, MissingExtraError) as error:
         if not is_first_to_fail():
-            sys.exit(MISTAKE)  # another process of this node has told
-        _fail(str(error), MISTAKE)
+            sys.exit(MISTAKE)  # another process of this node tells
+        try:
+            _fail(str(error), MISTAKE)
+        finally:
+            tell_agent_of_mistake()
 
 
 def _fail(message: str, status: int) -> None:

@@ -36,17 +36,20 @@ def agent_pid() -> int | None:
 
 
 def is_first_to_fail() -> bool:
-    """Whether no other process of this node's agent has told of a mistake; then the agent hears of it.
-
-    Ranks mostly make a mistake together: one message is enough, and processes must not be started again for it.
-    """
+    """Whether no other process of this node's agent has told of a mistake: ranks mostly make one together, and one
+    message is enough."""
     agent = os.environ.get(AGENT_VARIABLE)
     if agent is None:
         return True
-    number, folder = agent.split(":", 1)
     try:
-        (Path(folder) / "mistake").touch(exist_ok=False)
+        (Path(agent.split(":", 1)[1]) / "mistake").touch(exist_ok=False)
     except OSError:
         return False
-    os.kill(int(number), MISTAKE_SIGNAL)
     return True
+
+
+def tell_agent_of_mistake() -> None:
+    """Processes must not be started again for it."""
+    agent = agent_pid()
+    if agent is not None:
+        os.kill(agent, MISTAKE_SIGNAL)

@@ -48,15 +48,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-5000:]
         before = ranks
-    return folder / "runs"
+    return folder
 
 
 def metrics(runs: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (runs / name / "tiny" / "metrics.jsonl").read_text().splitlines()]
 
 
 def last_stream(runs: Path, name: str) -> StreamState:
-    return load_checkpoint(max((runs / name / "checkpoints").iterdir())).position.stream
+    return load_checkpoint(max((runs / name / "tiny" / "checkpoints").iterdir())).position.stream
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -65,7 +65,7 @@ def last_stream(runs: Path, name: str) -> StreamState:
 def test_resumed_on_the_same_layout_is_bit_equal(runs: Path, ranks: int, zero: int, precision: str) -> None:
     whole, resumed = (name_of(ranks, zero, precision, kind) for kind in ("whole", "resumed"))
     assert metrics(runs, whole) == metrics(runs, resumed) and len(metrics(runs, whole)) == STEPS
-    ends = [max((runs / name / "checkpoints").iterdir()) for name in (whole, resumed)]
+    ends = [max((runs / name / "tiny" / "checkpoints").iterdir()) for name in (whole, resumed)]
     files, others = ({file.name: file.read_bytes() for file in end.glob("*.safetensors")} for end in ends)
     assert files == others and len(files) == ranks
 

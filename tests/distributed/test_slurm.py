@@ -15,7 +15,7 @@ from slurm_cluster import SYSTEM_PATH, missing, slurm
 from tiny_run import ROOT, TinyRun, command, environment, require_same_end, tiny_run
 
 pytestmark = pytest.mark.slow
-STEPS = 1500
+STEPS = 600
 SETTINGS = (f"stages.masked.steps={STEPS}", "checkpoint.every_steps=100", "engine.zero=1")
 OPTIONS = ["--nodes", "2", "--gpus", "0", "--processes", "1", "--cpus", "1", "--stop-seconds", "20"]
 DEADLINE_SECONDS = 1800

@@ -37,7 +37,7 @@ STAGE = StageConfig.model_validate(
         "number": 1,
         "steps": 10_000,
         "batch": {"rows": ROWS, "row_tokens": ROW_TOKENS},
-        "mixture": [{"sequence": "clip", "objective": "masked"}],
+        "mixture": ({"sequence": "clip", "objective": "masked"},),
         "objectives": {"next": {"kind": "next_token"}, "masked": {"kind": "masked"}},
         "optimizer": {"kind": "adamw", "learning_rate": 1e-3, "epsilon": 1e-3},
     }

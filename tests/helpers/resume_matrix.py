@@ -28,23 +28,22 @@ def name_of(ranks: int, zero: int, precision: str, kind: str) -> str:
 
 
 def config_of(folder: Path, name: str, zero: int, precision: str) -> RunConfig:
-    """The config in `folder`, under another name and engine."""
-    overrides = [f"name={name}", f"engine.zero={zero}", f"engine.precision={precision}"]
+    """The config in `folder`, with a folder of runs and an engine of its own."""
+    overrides = [f"runs_folder={folder / name}", f"engine.zero={zero}", f"engine.precision={precision}"]
     return load_config(folder / "config.yaml", overrides)
 
 
 def prepare(folder: Path, config: RunConfig, source: str | None) -> None:
     """A run folder with the tokens of the one in `folder`, and the first half of the run called `source`."""
     if dist.get_rank() == 0:
-        runs = config.runs_folder
         run = RunFolder(config.folder)
+        run.path.mkdir(parents=True)
         for part in ("tokenizers", "tokens"):
-            (run.path).mkdir(parents=True, exist_ok=True)
-            (run.path / part).symlink_to(runs / "tiny" / part)
+            (run.path / part).symlink_to(folder / "runs" / "tiny" / part)
         if source is not None:
-            half = next((runs / source / "checkpoints").glob(f"{HALF:08d}-*"))
+            half = next((folder / source / "tiny" / "checkpoints").glob(f"{HALF:08d}-*"))
             shutil.copytree(half, run.checkpoints / half.name)
-            lines = (runs / source / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+            lines = (folder / source / "tiny" / "metrics.jsonl").read_bytes().splitlines(keepends=True)
             run.metrics.write_bytes(b"".join(lines[:HALF]))
     dist.barrier()
 
