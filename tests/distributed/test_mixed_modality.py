@@ -29,13 +29,13 @@ def losses(folder: Path, ranks: int) -> dict[str, list[float]]:
 
 
 def test_ranks_that_lack_modalities_train_like_one_process(tmp_path: Path) -> None:
-    """C6, over 500 steps and ZeRO 1 to 3. Differences of rounding grow with the steps: the first hundred agree to 1e-5,
-    all of them to 1e-3."""
+    """C6, over 500 steps and ZeRO 1 to 3. Differences of rounding grow with the steps, and with Adam's usual epsilon they
+    grow to a percent: with a large one the first 300 steps agree to 1e-5, all of them to 1e-4."""
     one = losses(tmp_path, 1)
     for ranks in (2, 3):
         several = losses(tmp_path, ranks)
         for zero, expected in one.items():
             assert len(several[zero]) == STEPS
-            assert several[zero][:100] == pytest.approx(expected[:100], rel=1e-5), (ranks, zero)
-            assert several[zero] == pytest.approx(expected, rel=1e-3), (ranks, zero)
-            assert sum(expected[-50:]) < 0.9 * sum(expected[:50]), "it trains"
+            assert several[zero][:300] == pytest.approx(expected[:300], rel=1e-5), (ranks, zero)
+            assert several[zero] == pytest.approx(expected, rel=1e-4), (ranks, zero)
+            assert sum(expected[-50:]) < 0.95 * sum(expected[:50]), "it trains"

@@ -39,7 +39,7 @@ STAGE = StageConfig.model_validate(
         "batch": {"rows": ROWS, "row_tokens": ROW_TOKENS},
         "mixture": ({"sequence": "clip", "objective": "masked"},),
         "objectives": {"next": {"kind": "next_token"}, "masked": {"kind": "masked"}},
-        "optimizer": {"kind": "adamw", "learning_rate": 1e-3, "epsilon": 1e-3},
+        "optimizer": {"kind": "adamw", "learning_rate": 3e-3, "epsilon": 0.05},
     }
 )
 
