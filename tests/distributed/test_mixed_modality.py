@@ -29,8 +29,8 @@ def losses(folder: Path, ranks: int) -> dict[str, list[float]]:
 
 
 def test_ranks_that_lack_modalities_train_like_one_process(tmp_path: Path) -> None:
-    """C6, over 500 steps and ZeRO 1 to 3. Differences of rounding grow with the steps, and with Adam's usual epsilon they
-    grow to a percent: with a large one the first 300 steps agree to 1e-5, all of them to 1e-4."""
+    """C6, over 500 steps and ZeRO 1 to 3. Differences of rounding grow with the steps, with Adam's usual epsilon to a
+    percent: with a large one the first 300 steps agree to 1e-5, all of them to 1e-4."""
     one = losses(tmp_path, 1)
     for ranks in (2, 3):
         several = losses(tmp_path, ranks)
