@@ -50,6 +50,7 @@ def slurm_script(job: Job, name: str, run: RunFolder, settings: SlurmSettings) -
         time=settings.time,
         options=settings.options,
         signal_seconds=job.stop_seconds + 60,
+        wait_seconds=job.stop_seconds,
         output=run.path.absolute() / "slurm-%j.txt",
         folder=shlex.quote(str(working_folder())),
         command=command,
