@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-all check format bench clean
+.PHONY: help demo test test-all chaos check format bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,9 @@ test: $(VENV)/.installed-dev ## the tests, without the slow ones and those for a
 
 test-all: $(VENV)/.installed-dev ## the slow tests too
 	$(PYTEST) -m "not gpu"
+
+chaos: $(VENV)/.installed-dev ## a run under attack: processes killed and stopped, checkpoints damaged, the disk filled
+	$(PYTEST) -n 0 -m slow -s tests/distributed/test_chaos.py
 
 check: $(VENV)/.installed-dev ## lint, format, types, import rules
 	ruff check $(CODE)

@@ -10,22 +10,22 @@ from typing import Annotated, Literal
 
 import typer
 
+from launch.cli import app as launch_app
+from launch.job import MISTAKE, REQUEUE
+from unimodel.cli_data import ConfigFile, Overrides
+from unimodel.cli_data import app as data_app
+
 INTERRUPTED = 130
-"""Exit status after Ctrl-C or SIGTERM."""
+"""Exit status after Ctrl-C."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Record, build, index, check and describe shards.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train the tokenizers of a run.")
 config_app = typer.Typer(no_args_is_help=True, help="Look at run configs.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(config_app, name="config")
+app.add_typer(launch_app, name="launch")
 
-ConfigFile = Annotated[Path, typer.Argument(help="A YAML run config.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one value: a.b=c. May be repeated.")]
-ShardFolder = Annotated[
-    str, typer.Argument(help="A folder of shards, or of splits, or the address of one.", show_default=False)
-]
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 
 
@@ -45,143 +45,6 @@ def config_schema() -> None:
     from unimodel.config import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
-
-
-@data_app.command("record")
-def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Play episodes in the config's environments and write them as shards."""
-    from data_pipelines.sources.recording import Recording, record_dataset
-    from unimodel.config import recordings
-    from unimodel.config_file import load_config, settings_of
-    from unimodel.observe.progress import ProgressBar, say
-
-    run = load_config(config, overrides)
-    for folder, settings in recordings(run.data).items():
-        recording = Recording(seed=run.seed, **settings_of(settings))
-        with ProgressBar(f"recording {settings.environment}", sum(recording.splits.values())) as bar:
-            worked = record_dataset(folder, recording, bar.advance)
-        say(f"{'recorded' if worked else 'already recorded:'} {folder}")
-
-
-@data_app.command("build")
-def data_build(
-    build: Annotated[Path, typer.Argument(help="A YAML build file: configs/data/ has examples.", show_default=False)],
-    overrides: Overrides = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
-) -> None:
-    """Turn files or episodes made elsewhere into shards; the same command again continues an interrupted build."""
-    from data_pipelines.build.build import build_dataset
-    from data_pipelines.build.settings import BuildSettings
-    from unimodel.config_file import load_settings
-    from unimodel.observe.progress import ProgressBar, say
-
-    settings = load_settings(build, overrides, BuildSettings, "build file")
-    worked = build_dataset(settings, ProgressBar, processes)
-    say(f"{'built' if worked else 'already built:'} {settings.folder}")
-
-
-@data_app.command("index")
-def data_index(
-    folder: Annotated[Path, typer.Argument(help="A folder of tars, or of splits.", show_default=False)],
-    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
-    max_member_megabytes: Annotated[int, typer.Option(min=1, help="Refuse tars with a larger file in them.")] = 1024,
-) -> None:
-    """Index WebDataset tars made elsewhere, in place: every other command reads them then."""
-    from data_pipelines.shards.foreign import foreign_folders, index_folder, is_indexed
-    from unimodel.observe.progress import ProgressBar, say
-
-    for place in foreign_folders(folder):
-        if is_indexed(place):
-            say(f"already indexed: {place}")
-            continue
-        with ProgressBar(f"indexing {place.name}", len(list(place.glob("*.tar")))) as bar:
-            cores = processes or len(os.sched_getaffinity(0))
-            index_folder(place, bar.advance, cores, max_member_megabytes << 20)
-        say(f"indexed {place}")
-
-
-@data_app.command("verify")
-def data_verify(folder: ShardFolder) -> None:
-    """Check every byte of a data set: checksums, decodability, counts. Damage is named by shard, sample and byte."""
-    from data_pipelines.shards.verify import verify_dataset
-    from unimodel.observe.progress import say
-
-    report = verify_dataset(folder)
-    for problem in report.problems:
-        say(f"damaged: {problem}")
-    if not report.ok:
-        raise ValueError(
-            f"{folder}: {len(report.problems)} problems in {report.num_samples} samples; make the named shards again"
-        )
-    counts = f"{report.num_samples} samples in {report.num_shards} shards, {report.num_bytes:,} bytes"
-    say(f"{folder} ({', '.join(report.splits)}): {counts}, all good")
-
-
-@data_app.command("stats")
-def data_stats(
-    folder: Annotated[
-        str,
-        typer.Argument(
-            help="A folder of shards, or of splits, the address of one, or a run folder.", show_default=False
-        ),
-    ],
-    sheet: Annotated[Path | None, typer.Option(help="Also write a page of samples to look at: FILE.html.")] = None,
-) -> None:
-    """Describe a data set: counts and lengths, and of episodes actions and success, as JSON. Of a run: what its stages
-    draw from its data, how full their rows are and how even their ranks."""
-    import json
-
-    from data_pipelines.shards.stats import dataset_stats
-    from unimodel.run_folder import RunFolder
-
-    run = RunFolder(Path(folder))
-    if run.config_file.exists():
-        from unimodel.training.mixture_preview import preview_mixtures
-
-        if sheet is not None:
-            raise ValueError(f"{folder} is a run: a sheet shows the samples of a folder of shards")
-        typer.echo(json.dumps(preview_mixtures(run.config(), run), indent=2))
-        return
-    typer.echo(json.dumps(dataset_stats(folder), indent=2))
-    if sheet is not None:
-        from data_pipelines.sources.sample_sheet import write_sample_sheet
-        from unimodel.observe.progress import say
-
-        write_sample_sheet(folder, sheet)
-        say(f"samples: {sheet}")
-
-
-@data_app.command("bench")
-def data_bench(
-    path: Annotated[Path, typer.Argument(help="A folder of shards or splits, or a run folder.", show_default=False)],
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each figure is measured.")] = 2.0,
-) -> None:
-    """Measure how fast this machine reads, decodes and loads: MB/s, samples/s by workers, tokens/s of a run."""
-    from unimodel.observe.progress import say
-    from unimodel.training.data_bench import bench
-
-    for what, speed in bench(path, seconds):
-        say(f"{what:45} {speed}")
-
-
-@data_app.command("tokenize")
-def data_tokenize(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Turn recorded shards into codes of the run's tokenizers."""
-    from unimodel.config_file import load_config
-    from unimodel.observe.progress import say
-    from unimodel.run_folder import RunFolder
-    from unimodel.tokenizers.finished import has_tokens
-
-    settings = load_config(config, overrides)
-    run = RunFolder(settings.folder)
-    with run.locked():
-        if has_tokens(settings, run):
-            say(f"already tokenised: {run.tokens}")
-            return
-        from unimodel.tokenizers.tokenise import tokenise_dataset
-
-        tokenise_dataset(settings, run)
-    say(f"tokenised {run.tokens}")
 
 
 @tokenizer_app.command("train")
@@ -205,7 +68,13 @@ def tokenizer_train(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command("train")
-def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
+def train_command(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    check: Annotated[
+        bool, typer.Option(help="First look at all nodes: devices, clock, disk, folder, bandwidth.")
+    ] = False,
+) -> None:
     """Train all stages of a config; the same command again continues an interrupted run."""
     from contextlib import nullcontext
 
@@ -223,7 +92,17 @@ def train_command(config: ConfigFile, overrides: Overrides = None) -> None:
             return
         from unimodel.training.train import train
 
-        train(settings)
+        train(settings, check=check)
+
+
+@app.command("status")
+def status_command(run: RunPath) -> None:
+    """Tell how a run is doing: progress, speed, useful time, starts, checkpoints, and what went wrong."""
+    from unimodel.observe.progress import say
+    from unimodel.training.status import run_status
+
+    for what, how in run_status(run):
+        say(f"{what:20} {how}")
 
 
 @app.command("eval")
@@ -358,7 +237,7 @@ def export_command(
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     from data_pipelines.extras import MissingExtraError
-    from unimodel.errors import RunError, Stopped
+    from unimodel.errors import LostError, RunError, Stopped, is_first_to_fail, tell_agent_of_mistake
 
     # Read when torch loads OpenMP: a waiting thread spins briefly, then sleeps. Spinning for ever makes steps
     # ten times slower as soon as another process wants a core, sleeping at once a quarter slower on a free machine.
@@ -370,12 +249,19 @@ def main() -> None:
             _fail("interrupted; what was written stays, and the same command goes on from there", INTERRUPTED)
         raise
     except Stopped as stopped:
-        _fail(str(stopped), INTERRUPTED)
+        _fail(str(stopped), INTERRUPTED if stopped.by_hand else REQUEUE)
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         _fail(f"{error}{'; the disk is full: free space and run the same command again' if full else ''}", 1)
+    except LostError as error:
+        _fail(str(error), 1)
     except (ValueError, FloatingPointError, RunError, MissingExtraError) as error:
-        _fail(str(error), 2)
+        if not is_first_to_fail():
+            sys.exit(MISTAKE)  # another process of this node tells
+        try:
+            _fail(str(error), MISTAKE)
+        finally:
+            tell_agent_of_mistake()
 
 
 def _fail(message: str, status: int) -> None:

@@ -161,6 +161,17 @@ class BatchConfig(Settings):
     row_tokens: PositiveInt = 512
     accumulation: PositiveInt = 1
 
+    def micro_rows(self, num_ranks: int) -> int:
+        """Rows of one micro-batch on one rank. Raises ValueError when the global batch does not divide."""
+        rows, accumulation = self.rows, self.accumulation
+        if rows % (num_ranks * accumulation):
+            next_fit = -(-rows // (num_ranks * accumulation)) * num_ranks * accumulation
+            raise ValueError(
+                f"batch.rows ({rows}) must be a multiple of ranks ({num_ranks}) x batch.accumulation ({accumulation}): "
+                f"use {next_fit}, or another number of processes"
+            )
+        return rows // (num_ranks * accumulation)
+
 
 class StageConfig(Settings):
     """One stage of the road: which data, which corruption, how long."""
@@ -213,10 +224,33 @@ class EngineConfig(Settings):
     """Time limit of one collective."""
 
 
+class FaultConfig(Settings):
+    """What a run does about its own troubles."""
+
+    hang_seconds: PositiveFloat | None = 1800.0
+    """Longest step: a rank that takes longer is killed by its watchdog, and `unimodel launch` starts all again. None
+    watches nothing. Collectives have a limit of their own (engine.communication_minutes)."""
+    pause_seconds: PositiveFloat = 3600.0
+    """The same for what is no step: building a stage, the first step, the last save."""
+    max_skips: PositiveInt = 3
+    """Steps in a row that may be skipped because their loss or gradient is not finite, or a spike; at so many the run
+    goes back to its last checkpoint and leaves out the data since."""
+    max_roll_backs: Annotated[int, Field(ge=0)] = 3
+    """In one stage; then the run stops."""
+    spike_score: PositiveFloat | None = None
+    """Robust z-score, over the last steps, from which on a loss is a spike. None skips only what is not finite."""
+    spike_window_steps: PositiveInt = 64
+
+
 class CheckpointConfig(Settings):
     every_steps: PositiveInt = 200
     keep_last: PositiveInt = 2
     """Checkpoints of the running stage to keep; the last one of every stage always stays."""
+    keep_every_steps: PositiveInt | None = None
+    """Also keep those at multiples of so many steps of the run."""
+    upload: str | None = None
+    """Address that every checkpoint is copied to in the background (s3://bucket/run). A run whose own folder has none
+    as new goes on from there."""
 
 
 class EvaluationConfig(Settings):
@@ -301,6 +335,7 @@ class RunConfig(Settings):
     """A run folder or an export to start the first stage from, matched by parameter name."""
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultConfig = FaultConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

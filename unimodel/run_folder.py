@@ -67,13 +67,28 @@ class RunFolder:
         return self.path / "timing.jsonl"
 
     @property
+    def starts(self) -> Path:
+        """One JSON line per start of the training: when, from which step, on how many ranks."""
+        return self.path / "starts.jsonl"
+
+    @property
     def quarantine(self) -> Path:
         """One JSON line per sample that was left out of a step, with its shard, key, byte and what is wrong with it."""
         return self.path / "quarantine.jsonl"
 
     @property
+    def skipped(self) -> Path:
+        """One JSON line per step that was skipped, with its samples and why. Lines stay when the run goes back."""
+        return self.path / "skipped.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def stacks(self) -> Path:
+        """What hung ranks were doing, a file per rank."""
+        return self.path / "stacks"
 
     @property
     def evaluation(self) -> Path:

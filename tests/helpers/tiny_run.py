@@ -126,13 +126,13 @@ class TinyRun:
 
 
 def require_same_end(one: TinyRun, other: TinyRun) -> None:
-    """Byte for byte: all metrics, and the weights, averages and moments of the last checkpoint."""
+    """Byte for byte: all metrics, and the weights, averages and moments of the last checkpoint, on equal ranks."""
     from unimodel.training.checkpoint import list_checkpoints
 
     assert one.run.metrics.read_bytes() == other.run.metrics.read_bytes()
     ends = [list_checkpoints(run.run.checkpoints)[0] for run in (one, other)]
     files, others = ({p.name: p.read_bytes() for p in end.glob("*.safetensors")} for end in ends)
-    assert files.keys() == others.keys() and len(files) == 3
+    assert files.keys() == others.keys() and files
     assert [name for name in files if files[name] != others[name]] == []
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from saved_checkpoints import save_checkpoint
+
 from data_pipelines.shards.storage import local_folder
 from data_pipelines.sources.recording import Recording, record_dataset
 from data_pipelines.stream.plan import StreamState
@@ -13,7 +15,8 @@ from unimodel.config_file import settings_of, validate
 from unimodel.run_folder import RunFolder
 from unimodel.tokenizers.prepare import load_run_bundle, train_tokenizers
 from unimodel.tokenizers.tokenise import tokenise_dataset
-from unimodel.training.checkpoint import WEIGHTS, TrainPosition, save_checkpoint
+from unimodel.training.checkpoint import TrainPosition
+from unimodel.training.stored_state import WEIGHT
 
 STAGES = {
     "masked": {
@@ -80,8 +83,8 @@ def make_toy_run(folder: Path) -> RunFolder:
     tokenise_dataset(config, run)
     run.store_config(config)
     weights = Backbone(build_decoder(config.backbone, load_run_bundle(run).vocabulary, config.seed)).named_parameters()
-    tensors = {WEIGHTS: {name: value.detach() for name, value in weights}}
+    tensors = {WEIGHT: {name: value.detach() for name, value in weights}}
     for step, stage in ((2, "masked"), (4, "interactive")):
-        position = TrainPosition(step, stage, 2, True, StreamState())
+        position = TrainPosition(step, stage, 2, True, 2, StreamState())
         save_checkpoint(run.checkpoints, position, settings_of(config), tensors)
     return run

@@ -12,34 +12,37 @@ from pathlib import Path
 
 import pytest
 import torch
+from saved_checkpoints import save_checkpoint
 from tiny_run import TinyRun, require_same_end, tiny_run, train_here
 
 from data_pipelines.stream.plan import StreamState
+from unimodel.config import CheckpointConfig, EngineConfig
 from unimodel.config_file import load_config
 from unimodel.training.checkpoint import (
-    AVERAGE,
-    OPTIMIZER,
     STATE,
-    WEIGHTS,
     TrainPosition,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
-    save_checkpoint,
     stage_checkpoint,
 )
+from unimodel.training.checkpoint_writer import CheckpointWriter
+from unimodel.training.engine import start_process_group
+from unimodel.training.named_state import MOMENTS
+from unimodel.training.stored_state import AVERAGE, WEIGHT, Held, StoredState, rank_file
 
-FILES = (WEIGHTS, AVERAGE, OPTIMIZER, STATE)
+RANKS = 2
+FILES = (rank_file(0), rank_file(1), STATE)
 
 
 def position(step: int, stage: str = "one", done: bool = False) -> TrainPosition:
-    return TrainPosition(step, stage, step, done, StreamState(2, step, (7, 9), (0.1, -0.1)))
+    return TrainPosition(step, stage, step, done, step, StreamState(2, step, (7, 9), (0.1, -0.1)))
 
 
 def saved(folder: Path, step: int, stage: str = "one", done: bool = False) -> Path:
-    tensors = {name: {"a.weight": torch.full((3, 2), float(step))} for name in (WEIGHTS, AVERAGE, OPTIMIZER)}
-    return save_checkpoint(folder, position(step, stage, done), {"seed": 1}, tensors)
+    tensors = {kind: {"a.weight": torch.full((3, 2), float(step))} for kind in (WEIGHT, AVERAGE, *MOMENTS)}
+    return save_checkpoint(folder, position(step, stage, done), {"seed": 1}, tensors, RANKS)
 
 
 def flip_byte(path: Path, offset: int = -3) -> None:
@@ -80,7 +83,7 @@ def test_checkpoint_comes_back(tmp_path: Path) -> None:
     folder = saved(tmp_path, 4)
     checkpoint = load_checkpoint(folder)
     assert checkpoint.position == position(4) and checkpoint.config == {"seed": 1}
-    assert torch.equal(checkpoint.weights()["a.weight"], torch.full((3, 2), 4.0))
+    assert torch.equal(checkpoint.state().weights()["a.weight"], torch.full((3, 2), 4.0))
     assert {path.name for path in folder.iterdir()} == set(FILES)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name], "nothing half-written stays"
 
@@ -89,10 +92,14 @@ def test_left_over_of_a_killed_save_is_ignored_and_replaced(tmp_path: Path) -> N
     saved(tmp_path, 3)
     left_over = tmp_path / ".00000004-one.tmp"
     left_over.mkdir()
-    (left_over / WEIGHTS).write_bytes(b"half")
+    (left_over / rank_file(5)).write_bytes(b"half")
     assert steps_of(tmp_path) == [3]
-    saved(tmp_path, 4)
-    assert steps_of(tmp_path) == [4, 3] and not left_over.exists()
+    start_process_group(EngineConfig())
+    writer = CheckpointWriter(tmp_path, CheckpointConfig(), {}, pytest.fail)
+    assert not left_over.exists()
+    writer.start(position(4), [Held(WEIGHT, "a", (2,), 0, torch.ones(2))])
+    assert writer.finish()
+    assert steps_of(tmp_path) == [4, 3]
     load_checkpoint(tmp_path / "00000004-one")
 
 
@@ -103,6 +110,26 @@ def test_pruning_keeps_the_newest_of_the_stage_and_all_other_stages(tmp_path: Pa
         saved(tmp_path, step, "two")
     prune_checkpoints(tmp_path, "two", keep_last=2)
     assert steps_of(tmp_path) == [5, 4, 2, 1]
+
+
+def test_pruning_keeps_every_so_many_steps(tmp_path: Path) -> None:
+    for step in range(1, 10):
+        saved(tmp_path, step)
+    prune_checkpoints(tmp_path, "one", keep_last=2, keep_every_steps=3)
+    assert steps_of(tmp_path) == [9, 8, 6, 3]
+
+
+def test_any_part_is_read_from_the_ranks_that_held_it(tmp_path: Path) -> None:
+    values = torch.arange(12.0).reshape(3, 4)
+    folder = save_checkpoint(tmp_path, position(1), {}, {WEIGHT: {"a": values}}, ranks=5)
+    state = StoredState(folder)
+    assert torch.equal(state.whole(WEIGHT, "a"), values)
+    for start in range(12):
+        for stop in range(start, 13):
+            assert state.piece(WEIGHT, "a", start, stop - start).tolist() == list(range(start, stop))
+    (folder / rank_file(2)).unlink()
+    with pytest.raises(ValueError, match=r"weight/a has no elements 6 to 9: a rank's file is missing"):
+        StoredState(folder).weights()
 
 
 def test_stage_checkpoint_is_the_finished_one(tmp_path: Path) -> None:
@@ -156,7 +183,7 @@ def test_no_flipped_bit_of_the_state_goes_unnoticed(tmp_path: Path) -> None:
 
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
     for step in (1, 2):
-        flip_byte(saved(tmp_path, step) / WEIGHTS)
+        flip_byte(saved(tmp_path, step) / rank_file(1))
     with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged: delete the folder"):
         newest_checkpoint(tmp_path, lambda _: None)
     assert newest_checkpoint(tmp_path / "none", lambda _: None) is None
@@ -165,16 +192,16 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
 def test_run_falls_back_and_ends_as_if_nothing_had_happened(
     in_progress: TinyRun, finished: TinyRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flip_byte(in_progress.run.checkpoints / "00000013-unified" / OPTIMIZER)
+    flip_byte(in_progress.run.checkpoints / "00000013-unified" / rank_file(0))
     train_here(in_progress.config)
     shown = capsys.readouterr().out
-    assert "warning" in shown and "00000013-unified" in shown and OPTIMIZER in shown
+    assert "warning" in shown and "00000013-unified" in shown and rank_file(0) in shown
     require_same_end(in_progress, finished)
 
 
 def test_run_with_only_damaged_checkpoints_loses_nothing(in_progress: TinyRun) -> None:
     for path in list_checkpoints(in_progress.run.checkpoints):
-        flip_byte(path / WEIGHTS)
+        flip_byte(path / rank_file(0))
     before = in_progress.run.metrics.read_bytes()
     with pytest.raises(ValueError, match="every checkpoint in"):
         train_here(in_progress.config)
@@ -253,7 +280,7 @@ def test_full_disk_keeps_the_older_checkpoint_and_the_run_goes_on(
 ) -> None:
     run = tiny_run(tmp_path / "full", "checkpoint.keep_last=100")
     run.run.checkpoints.symlink_to(small_disk)
-    with pytest.raises(OSError, match=r"checkpoint .* could not be written .*free disk space and run the same command"):
+    with pytest.raises(OSError, match=r"checkpoint of step 7 could not be written: free disk space and run the same"):
         train_here(run.config)
     assert steps_of(run.run.checkpoints) != [] and max(steps_of(run.run.checkpoints)) < 21
     assert not list(run.run.checkpoints.glob(".*")), "the half-written one is removed"

@@ -87,10 +87,10 @@ def test_a_rank_that_holds_nothing_of_a_matrix_takes_part_and_changes_nothing() 
 def test_an_update_has_the_size_of_an_adamw_update() -> None:
     """Root mean square 0.2 x learning rate (arXiv 2502.16982, eq. 4): one learning rate fits both kinds."""
     trainer = Trainer(0, kind="muon").start()
-    before, rate = trainer.state.weights()[HIDDEN], 1e-3
+    before, rate = trainer.everything()[0][HIDDEN], 1e-3
     for group in trainer.engine.optimizer.param_groups:
         group.update(lr=rate, weight_decay=0.0)
-    moved = trainer.train(1).state.weights()[HIDDEN] - before
+    moved = trainer.train(1).everything()[0][HIDDEN] - before
     assert moved.square().mean().sqrt() / rate == pytest.approx(0.2, rel=0.3)
 
 
@@ -113,13 +113,15 @@ def test_hidden_matrices_have_one_moment_and_the_rest_two(zero: int, precision: 
 
 def test_state_carried_from_muon_to_adamw_leaves_matrices_empty() -> None:
     """A first moment over an empty second one would be a leap of learning rate / epsilon."""
-    weights, moments, _ = Trainer(0, kind="muon").start().train(2).everything()
+    donor = Trainer(0, kind="muon").start().train(2)
+    weights = donor.everything()[0]
     trainer = Trainer(2, weights=weights).start()
-    missing = trainer.state.set_optimizer_state(moments, ("exp_avg", "exp_avg_sq"))
+    missing = trainer.restore(donor.stored())
     assert f"{HIDDEN}.exp_avg_sq" in missing and not any(name.startswith(EMBEDDING) for name in missing)
-    now = trainer.state.optimizer_state(("exp_avg",))
+    now = trainer.everything()[1]
     assert now[f"{HIDDEN}.exp_avg"].abs().max() == 0 < now[f"{EMBEDDING}.exp_avg"].abs().max()
     trainer.train(1)
-    moved = trainer.state.weights()[HIDDEN] - weights[HIDDEN]
+    after = trainer.everything()[0]
+    moved = after[HIDDEN] - weights[HIDDEN]
     assert moved.abs().max() < 10 * trainer.stage.optimizer.learning_rate and math.isfinite(float(moved.sum()))
-    assert not equal(trainer.state.weights(), weights)
+    assert not equal(after, weights)

@@ -8,7 +8,7 @@ from typing import Any
 from data_pipelines.shards.writer import file_sha256
 from unimodel.config import RunConfig
 from unimodel.run_folder import RunFolder, read_json
-from unimodel.training.checkpoint import AVERAGE, WEIGHTS, stage_checkpoint
+from unimodel.training.checkpoint import stage_checkpoint
 from unimodel.training.finished import last_finished_stage
 
 MARKER = "unimodel.json"
@@ -30,11 +30,10 @@ def export_source(config: RunConfig, run: RunFolder) -> dict[str, Any]:
     """What an export made now is made from."""
     stage = last_finished_stage(config, run)
     checkpoint = stage_checkpoint(run.checkpoints, stage)
-    averaged = checkpoint.folder / AVERAGE
     return {
         "run": config.name,
         "stage": stage,
         "step": checkpoint.position.step,
-        "weights_sha256": file_sha256(averaged if averaged.exists() else checkpoint.folder / WEIGHTS),
+        "checkpoint_sha256": checkpoint.sha256,
         "evaluation_sha256": file_sha256(run.evaluation) if run.evaluation.exists() else None,
     }

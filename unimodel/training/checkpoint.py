@@ -1,23 +1,24 @@
-"""Checkpoints: a folder of safetensors by parameter name and one JSON state, published whole or not at all.
+"""Checkpoints: a folder of tensors as the ranks held them and one JSON state, published whole or not at all.
 
     checkpoints/00000400-masked/
-        weights.safetensors      fp32 weights
-        average.safetensors      their moving average (when the stage keeps one)
-        optimizer.safetensors    Adam's moments
+        rank-00000.safetensors   weights, their moving average, Adam's moments: every element in one rank's file
+        rank-00001.safetensors
         state.json               stage, steps, stream state, config, SHA-256 of all of it
 
-The folder is written under a hidden name, synced, and renamed; on load every hash is checked, and a damaged checkpoint
-is passed over for the one before it. Looking at positions and hashes needs no torch, so none is imported for it.
+Any number of ranks and any ZeRO stage reads what any other wrote (`stored_state.py`). The folder is written under a
+hidden name, synced, and renamed; on load every hash is checked, and a damaged checkpoint is passed over for the one
+before it. Looking at positions and hashes needs no torch, so none is imported for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,11 @@ from data_pipelines.stream.plan import StreamState
 from unimodel.run_folder import sync_folder, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from unimodel.training.stored_state import StoredState
 
-WEIGHTS, AVERAGE, OPTIMIZER, STATE = "weights.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
+STATE = "state.json"
+NAME = re.compile(r"\d{8,}-.+")
+"""Of a checkpoint's folder: the step and the stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class TrainPosition:
     stage: str
     stage_step: int
     stage_done: bool
+    updates: int
+    """Of the optimizer's state: steps that were not skipped, since it was empty."""
     stream: StreamState
 
 
@@ -49,71 +54,52 @@ class Checkpoint:
     folder: Path
     position: TrainPosition
     config: dict[str, Any]
+    sha256: str
+    """Of the hashes of its files: two checkpoints are equal when it is."""
 
-    def weights(self, *, averaged: bool = False) -> dict[str, Tensor]:
-        """fp32 weights by name; `averaged` takes the moving average where the stage kept one."""
-        return self._read(AVERAGE if averaged and (self.folder / AVERAGE).exists() else WEIGHTS)
+    def state(self) -> StoredState:
+        """Its tensors."""
+        from unimodel.training.stored_state import StoredState
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        return self._read(OPTIMIZER) if (self.folder / OPTIMIZER).exists() else {}
-
-    def _read(self, file: str) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / file)
+        return StoredState(self.folder)
 
 
-def save_checkpoint(
-    folder: Path, position: TrainPosition, config: dict[str, Any], tensors: dict[str, dict[str, Tensor]]
-) -> Path:
-    """Writes `tensors` (file name -> name -> tensor) and the state; returns the published folder.
+def checkpoint_folder(folder: Path, position: TrainPosition) -> Path:
+    """Where the checkpoint of `position` is published."""
+    return folder / f"{position.step:08d}-{position.stage}"
 
-    Raises OSError when the disk is full: nothing is published then, and the half-written folder is removed.
+
+def publish_checkpoint(
+    hidden: Path, published: Path, position: TrainPosition, config: dict[str, Any], hashes: dict[str, str]
+) -> None:
+    """Gives the files in `hidden`, synced and with these hashes, their state and their name. Raises OSError."""
+    state = {"position": asdict(position), "config": config, "version": version("unimodel"), "sha256": hashes}
+    write_json(hidden / STATE, state | {"sha256": hashes | {STATE: _hash_of(state)}})
+    shutil.rmtree(published, ignore_errors=True)
+    hidden.rename(published)
+    sync_folder(published.parent)
+
+
+def load_checkpoint(folder: Path, share: tuple[int, int] = (0, 1)) -> Checkpoint:
+    """Reads and verifies one checkpoint; with a `share` (k, n) of its files only every n-th one from the k-th on.
+
+    Raises ValueError naming the file that is missing or damaged.
     """
-    from safetensors.torch import save_file
-
-    published = folder / f"{position.step:08d}-{position.stage}"
-    hidden = folder / f".{published.name}.tmp"
-    shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir(parents=True)
-    try:
-        for name, values in tensors.items():
-            if values:
-                save_file({key: value.contiguous() for key, value in values.items()}, hidden / name)
-        hashes = {file.name: file_sha256(file) for file in sorted(hidden.iterdir())}
-        state = {"position": asdict(position), "config": config}
-        write_json(hidden / STATE, state | {"sha256": hashes | {STATE: _state_hash(state)}})
-        for file in hidden.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(published, ignore_errors=True)
-        hidden.rename(published)
-        sync_folder(folder)
-    except BaseException as error:
-        shutil.rmtree(hidden, ignore_errors=True)
-        if isinstance(error, OSError) or "No space left" in str(error):
-            raise OSError(
-                f"checkpoint {published} could not be written ({error}): free disk space and run the same command again"
-            ) from error
-        raise
-    return published
-
-
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Reads and verifies one checkpoint. Raises ValueError naming the file that is missing or damaged."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        position, hashes = state["position"], dict(state["sha256"])
-        checkpoint = Checkpoint(
-            folder, TrainPosition(**{**position, "stream": StreamState.from_json(position["stream"])}), state["config"]
-        )
+        position, hashes = state["position"], state["sha256"]
+        own_hash = hashes.pop(STATE)
+        position = TrainPosition(**{**position, "stream": StreamState.from_json(position["stream"])})
+        checkpoint = Checkpoint(folder, position, state["config"], _hash_of(hashes))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {folder}: {STATE} is missing or damaged ({error})") from None
-    for name, expected in hashes.items():
+    if _hash_of(state) != own_hash:
+        raise ValueError(f"checkpoint {folder}: {STATE} is damaged (its SHA-256 differs from the one in it)")
+    for name in sorted(hashes)[share[0] :: share[1]]:
         file = folder / name
         if not file.exists():
             raise ValueError(f"checkpoint {folder}: {name} is missing")
-        if (_state_hash(state) if name == STATE else file_sha256(file)) != expected:
+        if file_sha256(file) != hashes[name]:
             raise ValueError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs from the one in {STATE})")
     return checkpoint
 
@@ -129,10 +115,19 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
         try:
             return load_checkpoint(candidate)
         except ValueError as error:
-            warn(f"{error}; falling back to the checkpoint before it")
+            warn(passed_over(error))
     if candidates:
-        raise ValueError(f"every checkpoint in {folder} is damaged: delete the folder to start this run afresh")
+        raise all_damaged(folder)
     return None
+
+
+def passed_over(error: ValueError) -> str:
+    """Says that a damaged checkpoint is not used."""
+    return f"{error}; falling back to the checkpoint before it"
+
+
+def all_damaged(folder: Path) -> ValueError:
+    return ValueError(f"every checkpoint in {folder} is damaged: delete the folder to start this run afresh")
 
 
 def stage_checkpoint(folder: Path, stage: str) -> Checkpoint:
@@ -151,18 +146,25 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Published checkpoints, newest first."""
     if not folder.exists():
         return []
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "." and "-" in path.name]
-    return sorted(found, reverse=True)
+    return [folder / name for name in newest_first(path.name for path in folder.iterdir() if path.is_dir())]
 
 
-def prune_checkpoints(folder: Path, stage: str, keep_last: int) -> None:
-    """Deletes older checkpoints of the running stage; those of finished stages stay."""
-    of_stage = [path for path in list_checkpoints(folder) if path.name.split("-", 1)[1] == stage]
-    for path in of_stage[keep_last:]:
-        shutil.rmtree(path)
+def newest_first(names: Iterable[str]) -> list[str]:
+    """The names of checkpoints among `names`."""
+    return sorted((name for name in names if NAME.fullmatch(name)), reverse=True)
 
 
-def _state_hash(state: dict[str, Any]) -> str:
-    """SHA-256 of what the state says, but for the hashes that stand beside it."""
-    values = {key: value for key, value in state.items() if key != "sha256"}
+def expired(names: Sequence[str], stage: str, keep_last: int, keep_every_steps: int | None) -> list[str]:
+    """Of names, newest first: older ones of the running stage, but for every so many steps; not of other stages."""
+    older = [name for name in names if name.split("-", 1)[1] == stage][keep_last:]
+    return [name for name in older if keep_every_steps is None or int(name.split("-")[0]) % keep_every_steps]
+
+
+def prune_checkpoints(folder: Path, stage: str, keep_last: int, keep_every_steps: int | None = None) -> None:
+    """Deletes the checkpoints in `folder` that have expired."""
+    for name in expired([path.name for path in list_checkpoints(folder)], stage, keep_last, keep_every_steps):
+        shutil.rmtree(folder / name)
+
+
+def _hash_of(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -91,6 +91,14 @@ class StageData:
             state=state,
         )
 
+    def samples_after(self, state: StreamState) -> list[str]:
+        """Source and key of every sample of the step that begins at `state`, over all ranks."""
+        rows = self.plan(state).take(self._stage.batch.rows)
+        draws = [placed.draw for row in rows for placed in row]
+        return [
+            f"{self._stage.mixture[d.ingredient].source}/{self._readers[d.ingredient].key(d.sample)}" for d in draws
+        ]
+
     def stream(
         self, state: StreamState, pad_id: int, *, rank: int = 0, num_ranks: int = 1, workers: int = 0
     ) -> PackedStream:

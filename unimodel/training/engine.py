@@ -6,6 +6,7 @@ import fnmatch
 import logging
 import os
 import socket
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,9 @@ from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone
 from unimodel.config import EngineConfig, StageConfig
 from unimodel.training.muon import Muon
+
+# DeepSpeed's calls of functions that torch has renamed; nothing that a user of this project could do about.
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 NEVER = 1 << 60
 BY_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
@@ -59,21 +63,10 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def micro_rows(stage: StageConfig, num_ranks: int) -> int:
-    """Rows of one micro-batch on one rank. Raises ValueError when the global batch does not divide."""
-    rows, accumulation = stage.batch.rows, stage.batch.accumulation
-    if rows % (num_ranks * accumulation):
-        raise ValueError(
-            f"batch.rows ({rows}) must be a multiple of ranks ({num_ranks}) x batch.accumulation ({accumulation}): "
-            f"use {-(-rows // (num_ranks * accumulation)) * num_ranks * accumulation}, or another number of processes"
-        )
-    return rows // (num_ranks * accumulation)
-
-
 def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) -> dict[str, Any]:
     """The DeepSpeed config. Values whose defaults moved between releases are pinned here."""
     return {
-        "train_micro_batch_size_per_gpu": micro_rows(stage, num_ranks),
+        "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks),
         "gradient_accumulation_steps": stage.batch.accumulation,
         "gradient_clipping": stage.optimizer.gradient_clip,
         "zero_optimization": {"stage": config.zero},

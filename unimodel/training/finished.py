@@ -9,7 +9,15 @@ from unimodel.config_file import settings_of
 from unimodel.run_folder import RunFolder
 from unimodel.training.checkpoint import Checkpoint, newest_checkpoint, stage_checkpoint
 
-MAY_CHANGE_ON_RESUME = ("engine", "checkpoint", "evaluation", "runs_folder", "data.workers", "data.max_bad_samples")
+MAY_CHANGE_ON_RESUME = (
+    "engine",
+    "checkpoint",
+    "faults",
+    "evaluation",
+    "runs_folder",
+    "data.workers",
+    "data.max_bad_samples",
+)
 
 
 def is_trained(config: RunConfig, run: RunFolder) -> bool:

@@ -16,7 +16,7 @@ EXPORT_WEIGHTS = "model.safetensors"
 PREFIX = "decoder."
 
 
-def read_initial_weights(source: Path | None) -> dict[str, Tensor]:
+def read_initial_weights(source: Path | None) -> Mapping[str, Tensor]:
     """The weights of a run folder's newest checkpoint, or of an export; empty for None.
 
     Raises FileNotFoundError when `source` is neither.
@@ -28,7 +28,7 @@ def read_initial_weights(source: Path | None) -> dict[str, Tensor]:
     checkpoint = newest_checkpoint(RunFolder(source).checkpoints, lambda _: None)
     if checkpoint is None:
         raise FileNotFoundError(f"initial_weights ({source}) is neither a run folder with checkpoints nor an export")
-    return checkpoint.weights(averaged=True)
+    return checkpoint.state().weights(averaged=True)
 
 
 def load_by_name(model: nn.Module, weights: Mapping[str, Tensor], *, whole: bool) -> str:

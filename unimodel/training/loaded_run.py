@@ -48,7 +48,7 @@ def load_run(path: Path, stage: str | None = None) -> LoadedRun:
     checkpoint = stage_checkpoint(run.checkpoints, stage)
     bundle = load_run_bundle(run)
     backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
-    load_by_name(backbone, checkpoint.weights(averaged=True), whole=True)
+    load_by_name(backbone, checkpoint.state().weights(averaged=True), whole=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.decoder.set_attn_implementation(attention_implementation(device))
     return LoadedRun(run, config, bundle, backbone.to(device).eval(), stage, checkpoint.position.step)

@@ -1,45 +1,41 @@
-"""Weights and optimizer state by parameter name, free of any ZeRO layout.
+"""A run's state by parameter name, free of any ZeRO layout.
 
 DeepSpeed's own checkpoint files fit one world size and one ZeRO stage, and loading them after a parameter was frozen or
-added fails or silently keeps initial values. Full fp32 tensors by name fit all of them. The moving average of the
-weights lives in the optimizer's state too, so it is sharded, gathered and restored exactly like Adam's moments.
+added fails or silently keeps initial values. fp32 tensors by name fit all of them: each rank gives the elements that it
+holds, and takes those that it needs, wherever they were. The moving average of the weights lies in the optimizer's
+state, sharded like Adam's moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from deepspeed.runtime.zero import GatheredParameters
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
-)
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
-from unimodel.training.layout import Master, masters
+from unimodel.training.layout import Master, Piece, masters
 from unimodel.training.muon import Muon
+from unimodel.training.stored_state import AVERAGE, WEIGHT, Held, StoredState
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Of Adam; hidden matrices under Muon have the first only."""
-AVERAGE = "ema"
 
 
 class NamedState:
-    """Access by name to what one engine trains. Every method is collective: call it on all ranks."""
+    """Access by name to what one engine trains. `frozen` are the fp32 weights that it does not: the engine may keep
+    them rounded."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, frozen: Mapping[str, Tensor]) -> None:
         self._engine = engine
-        self._zero = engine.zero_optimization_stage()
         self._inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
         self._masters = masters(engine)
-        self._master_of = {id(parameter): master for master in self._masters for parameter in master.parameters}
-        if isinstance(self._inner, Muon) and self._zero > 0:
+        self._names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+        self._held_here = _dealt(self._masters, sharded=engine.zero_optimization_stage() > 0)
+        self._frozen = {name: frozen[name] for name in list(frozen)[dist.get_rank() :: dist.get_world_size()]}
+        self._host: dict[tuple[int, str], Tensor] = {}
+        if isinstance(self._inner, Muon) and engine.zero_optimization_stage() > 0:
             self._inner.pieces = {master.tensor: master.pieces for master in self._masters}
 
     def initialise(self, step: int, with_average: bool) -> None:
@@ -50,7 +46,7 @@ class NamedState:
             if with_average:
                 state[AVERAGE] = master.tensor.detach().clone()
             self._inner.state[master.tensor] = state
-        if self._zero in (1, 2):
+        if self._engine.zero_optimization_stage() in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def update_average(self, decay: float) -> None:
@@ -58,92 +54,84 @@ class NamedState:
         for master in self._masters:
             self._inner.state[master.tensor][AVERAGE].lerp_(master.tensor.detach(), 1 - decay)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Full fp32 weights of every parameter, frozen ones too, on CPU."""
-        return {name: self._get(parameter, None) for name, parameter in self._parameters()}
+    def held(self) -> list[Held]:
+        """A copy in host memory of all that this rank holds, whole over all ranks; it lasts until the next call."""
+        held = [Held(WEIGHT, name, tuple(value.shape), 0, value.flatten()) for name, value in self._frozen.items()]
+        for number in self._held_here:
+            master = self._masters[number]
+            for kind in (WEIGHT, *_moments(master), AVERAGE):
+                if kind in (WEIGHT, *self._inner.state[master.tensor]):
+                    copy = self._copied((number, kind), self._tensor(master, kind))
+                    held += [
+                        Held(kind, self._names[id(parameter)], tuple(piece.shape), piece.start, _part(copy, piece))
+                        for parameter, piece in zip(master.parameters, master.pieces, strict=True)
+                        if piece.numel
+                    ]
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return held
 
-    def optimizer_state(self, keys: tuple[str, ...]) -> dict[str, Tensor]:
-        """`NAME.KEY` -> full fp32 tensor on CPU, for every trained parameter and those of `keys` that it has."""
-        return {
-            f"{name}.{key}": self._get(parameter, key)
-            for name, parameter in self._parameters()
-            if parameter.requires_grad
-            for key in self._keys(parameter, keys)
-        }
+    def _copied(self, key: tuple[int, str], tensor: Tensor) -> Tensor:
+        """Into memory that is kept: fresh pages cost more than the copy, and a GPU copies fast to pinned ones only."""
+        if key not in self._host:
+            self._host[key] = torch.empty(tensor.numel(), dtype=torch.float32, pin_memory=tensor.is_cuda)
+        return self._host[key].copy_(tensor.detach().flatten(), non_blocking=True)
 
-    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets the fp32 master weights (the engine was built from the same values, perhaps rounded to bf16)."""
-        for name, parameter in self._parameters():
-            if parameter.requires_grad:
-                self._set(parameter, weights[name], None)
+    def set_weights(self, state: StoredState) -> None:
+        """Sets the fp32 master weights that are stored (the engine was built from the same values, perhaps rounded to
+        bf16); parameters that were added keep theirs."""
+        for name, master, piece in self._pieces():
+            if state.has(WEIGHT, name, piece.shape):
+                self._set(master, WEIGHT, piece, state.piece(WEIGHT, name, piece.start, piece.numel))
 
-    def set_optimizer_state(self, state: Mapping[str, Tensor], keys: tuple[str, ...]) -> list[str]:
-        """Sets what `state` has for the trained parameters; returns the names that it does not have.
+    def set_average(self, state: StoredState, kind: str) -> None:
+        """Sets the moving average from the stored one, or starts it from the stored weights."""
+        for name, master, piece in self._pieces():
+            if state.has(kind, name, piece.shape):
+                self._set(master, AVERAGE, piece, state.piece(kind, name, piece.start, piece.numel))
 
-        A parameter gets all of its `keys` or none: Adam's first moment over an empty second one would be a leap.
+    def set_moments(self, state: StoredState) -> list[str]:
+        """Sets the moments that are stored; returns the names of those that are not. Equal on all ranks.
+
+        A parameter gets all of its moments or none: Adam's first over an empty second one would be a leap.
         """
         missing = []
-        for name, parameter in self._parameters():
-            if not parameter.requires_grad:
-                continue
-            needed = self._keys(parameter, keys)
-            values = {key: state[f"{name}.{key}"] for key in needed if f"{name}.{key}" in state}
-            fitting = {key: value for key, value in values.items() if value.shape == self._shape(parameter)}
-            missing += [f"{name}.{key}" for key in needed if key not in fitting]
-            if len(fitting) == len(needed):
-                for key, value in fitting.items():
-                    self._set(parameter, value, key)
+        for name, master, piece in self._pieces():
+            absent = [f"{name}.{kind}" for kind in _moments(master) if not state.has(kind, name, piece.shape)]
+            missing += absent
+            if not absent:
+                for kind in _moments(master):
+                    self._set(master, kind, piece, state.piece(kind, name, piece.start, piece.numel))
         return missing
 
-    def _keys(self, parameter: nn.Parameter, keys: tuple[str, ...]) -> tuple[str, ...]:
-        master = self._master_of[id(parameter)]
-        return tuple(key for key in keys if key not in MOMENTS or key in _moments(master))
+    def _pieces(self) -> Iterator[tuple[str, Master, Piece]]:
+        for master in self._masters:
+            for parameter, piece in zip(master.parameters, master.pieces, strict=True):
+                yield self._names[id(parameter)], master, piece
 
-    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self._engine.module.named_parameters())
+    def _tensor(self, master: Master, kind: str) -> Tensor:
+        return master.tensor if kind == WEIGHT else self._inner.state[master.tensor][kind]
 
-    def _shape(self, parameter: nn.Parameter) -> torch.Size:
-        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+    def _set(self, master: Master, kind: str, piece: Piece, values: Tensor) -> None:
+        _part(self._tensor(master, kind).detach().view(-1), piece).copy_(values)
 
-    def _get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        if not parameter.requires_grad:
-            with GatheredParameters([parameter], enabled=self._zero == 3):
-                return parameter.detach().float().cpu().clone()
-        if self._zero == 0:
-            master = self._master_of[id(parameter)].tensor
-            value = master if key is None else self._inner.state[master][key]
-        else:
-            value = (
-                safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
-            )
-        assert value is not None, (key, self._zero)
-        return value.detach().float().cpu().clone().reshape(self._shape(parameter))
 
-    def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
-        value = value.to(parameter.device, torch.float32)
-        if self._zero == 0:
-            master = self._master_of[id(parameter)].tensor
-            (master.data if key is None else self._inner.state[master][key]).copy_(value)
-        elif self._zero in (1, 2):
-            if key is None:
-                safe_set_full_fp32_param(parameter, value)
-            else:
-                safe_set_full_optimizer_state(parameter, value, key)
-        else:
-            # The full-tensor setter of ZeRO 3 overruns when the last rank's shard is padded; shards are cut here.
-            shard = self._shard(parameter, value)
-            if key is None:
-                safe_set_local_fp32_param(parameter, shard)
-            else:
-                safe_set_local_optimizer_state(parameter, shard, key)
+def _part(flat: Tensor, piece: Piece) -> Tensor:
+    return flat[piece.offset : piece.offset + piece.numel]
 
-    def _shard(self, parameter: Any, value: Tensor) -> Tensor:
-        size = parameter.ds_tensor.numel()
-        rank = self._engine.optimizer._get_param_partition_rank(parameter)
-        padded = value.new_zeros(size)
-        piece = value.flatten()[rank * size : (rank + 1) * size]
-        padded[: len(piece)] = piece
-        return padded
+
+def _dealt(held: Sequence[Master], sharded: bool) -> list[int]:
+    """The masters that this rank saves: all of its shards, or its share of those that every rank has whole."""
+    if sharded:
+        return list(range(len(held)))
+    loads = [0] * dist.get_world_size()
+    mine = []
+    for number in sorted(range(len(held)), key=lambda i: -held[i].tensor.numel()):
+        rank = loads.index(min(loads))
+        loads[rank] += held[number].tensor.numel()
+        if rank == dist.get_rank():
+            mine.append(number)
+    return sorted(mine)
 
 
 def _moments(master: Master) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Samples that could not be read: left out, listed in `quarantine.jsonl`, and counted, lest a run trains on nothing."""
+"""Samples that could not be read: left out, listed in `quarantine.jsonl`, and counted, lest a run trains on nothing.
+And those of steps that were skipped, in `skipped.jsonl`."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from dataclasses import asdict
 import torch.distributed as dist
 
 from data_pipelines.stream.bad_sample import BadSample
+from data_pipelines.stream.plan import StreamState
 from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
+from unimodel.training.data import StageData
 
 
 def quarantine(run: RunFolder, step: int, bad_samples: Sequence[BadSample], limit: int) -> int:
@@ -32,3 +35,8 @@ def quarantine(run: RunFolder, step: int, bad_samples: Sequence[BadSample], limi
             "them; repair the shards it names or raise the limit, then run the same command again"
         )
     return count[0]
+
+
+def quarantine_step(run: RunFolder, step: int, data: StageData, before: StreamState, reason: str) -> None:
+    """Lists the samples of a step that was skipped; `before` is where its stream stood. One of them may be to blame."""
+    append_json_line(run.skipped, {"step": step, "reason": reason, "samples": data.samples_after(before)})

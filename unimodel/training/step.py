@@ -20,6 +20,9 @@ class StepReport:
     """What one step measured, equal on all ranks."""
 
     loss: float
+    """Not finite where some rank's was not."""
+    skipped: bool
+    """No weight was touched: the loss or the gradient was not finite, or the loss above its limit."""
     objective_losses: dict[str, float]
     """Mean weighted loss of every objective present in the batch."""
     modality_nats: dict[str, float]
@@ -29,11 +32,9 @@ class StepReport:
     """Tokens of the global batch that are not padding."""
     padding_fraction: float
     gradient_norm: float | None
-    """None where the engine does not report one (ZeRO 0)."""
-    bad_samples: int
-    """Samples that the ranks left out of the batch."""
-    stop_requested: bool
-    """Some rank was asked to stop."""
+    """None where the engine does not report one (ZeRO 0), or it is not finite."""
+    told: tuple[float, ...]
+    """Sums over the ranks of what each told the others."""
 
 
 def train_step(
@@ -41,26 +42,25 @@ def train_step(
     batch: PackedBatch,
     stage: StageConfig,
     vocabulary: Vocabulary,
+    tell: tuple[float, ...] = (),
     *,
-    bad_samples: int = 0,
-    stop_requested: bool = False,
+    loss_limit: float = math.inf,
 ) -> StepReport:
-    """Runs this rank's `batch` [rows per rank, length] through forward, backward and update.
-
-    Raises FloatingPointError, before any weight is touched, when the loss is not finite.
-    """
+    """Runs this rank's `batch` [rows per rank, length] through forward, backward and update; a loss that is not finite
+    or above `loss_limit` is not learnt from. What the rank has to `tell` crosses with the counts that ranks share
+    anyway."""
     num_objectives, num_ranks = len(stage.objectives), dist.get_world_size()
-    counts = [batch.num_tokens, batch.target.numel(), bad_samples, float(stop_requested)]
-    header = torch.tensor(counts, dtype=torch.float64)
+    header = torch.tensor([batch.num_tokens, batch.target.numel(), *tell], dtype=torch.float64)
     objectives = list(stage.objectives.values())
     shared = torch.cat([normalisers(batch, objectives), header.to(batch.target.device)])
     dist.all_reduce(shared)
-    tokens, places, all_bad_samples, stops = shared[num_objectives:].tolist()
+    tokens, places, *told = shared[num_objectives:].tolist()
     normaliser = shared[:num_objectives]
 
     coefficients = [objective.coefficient for objective in objectives]
     rows = batch.target.shape[0] // stage.batch.accumulation
     totals = torch.zeros(num_objectives + 3 * len(Modality), dtype=torch.float64, device=batch.target.device)
+    means, mean, skipped = {}, math.nan, False
     for start in range(0, batch.target.shape[0], rows):
         micro = batch.rows(start, start + rows)
         sums = loss_sums(engine(micro), micro, vocabulary, num_objectives)
@@ -68,40 +68,57 @@ def train_step(
         totals += torch.cat(
             [sums.by_objective.detach().double(), sums.modality_nats, sums.modality_targets, sums.modality_correct]
         )
-        _require_finite(loss, stage)
+        if start + rows == batch.target.shape[0]:
+            dist.all_reduce(totals)
+            means = _means(totals[:num_objectives], normaliser, stage)
+            mean = math.fsum(stage.objectives[name].coefficient * value for name, value in means.items())
+            if not (math.isfinite(mean) and mean <= loss_limit):
+                loss = loss * math.nan  # the engine drops, on all ranks, an update whose gradient is not finite
         # Normalisers already span ranks and accumulation; ZeRO averages over ranks, so undo that.
         engine.backward(loss * num_ranks, scale_wrt_gas=False)
-        engine.step()
+        if engine.is_gradient_accumulation_boundary():
+            skipped = _update(engine)
+        else:
+            engine.step()
 
-    dist.all_reduce(totals)
-    sums_by_objective, nats, targets, correct = totals.split([num_objectives, *[len(Modality)] * 3])
-    means = {
-        name: float(sums_by_objective[i] / normaliser[i])
-        for i, name in enumerate(stage.objectives)
-        if normaliser[i] > 0
-    }
-    present = [modality for modality in Modality if targets[modality] > 0]
     norm = engine.get_global_grad_norm()
+    _, nats, targets, correct = totals.split([num_objectives, *[len(Modality)] * 3])
+    present = [modality for modality in Modality if targets[modality] > 0]
     return StepReport(
-        loss=math.fsum(stage.objectives[name].coefficient * mean for name, mean in means.items()),
+        loss=mean,
+        skipped=skipped,
         objective_losses=means,
         modality_nats={m.label: float(nats[m] / targets[m]) for m in present},
         modality_accuracy={m.label: float(correct[m] / targets[m]) for m in present},
         tokens=int(tokens),
         padding_fraction=1 - tokens / places,
-        gradient_norm=None if norm is None else float(norm),
-        bad_samples=int(all_bad_samples),
-        stop_requested=stops > 0,
+        gradient_norm=None if norm is None or not math.isfinite(norm) else float(norm),
+        told=tuple(told),
     )
 
 
-def _require_finite(loss: torch.Tensor, stage: StageConfig) -> None:
-    """All ranks stop together: one that went on alone would hang in its next collective."""
-    bad = torch.tensor(float(not torch.isfinite(loss)), device=loss.device)
-    dist.all_reduce(bad)
-    if bad.item():
-        raise FloatingPointError(
-            "the loss is not finite: lower optimizer.learning_rate "
-            f"(now {stage.optimizer.learning_rate}) or optimizer.gradient_clip (now {stage.optimizer.gradient_clip}), "
-            "then run the same command again to go on from the last checkpoint"
-        )
+def _means(sums: torch.Tensor, normaliser: torch.Tensor, stage: StageConfig) -> dict[str, float]:
+    """Mean weighted loss of every objective that the global batch has."""
+    return {name: float(sums[i] / normaliser[i]) for i, name in enumerate(stage.objectives) if normaliser[i] > 0}
+
+
+def _update(engine: Any) -> bool:
+    """The optimizer's step; whether it was left out because some gradient is not finite.
+
+    Without ZeRO, in fp32, such a gradient would poison the weights for good; everywhere else the engine looks itself.
+    The ranks' gradients are summed by now, so all find the same.
+    """
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "overflow"):
+        engine.step()
+        return optimizer.overflow
+    norms = [p.grad.norm() for p in engine.module.parameters() if p.grad is not None]
+    if bool(torch.stack(norms).isfinite().all()):
+        engine.step()
+        return False
+    groups, optimizer.param_groups = optimizer.param_groups, []
+    try:
+        engine.step()  # clears the gradients and counts
+    finally:
+        optimizer.param_groups = groups
+    return True

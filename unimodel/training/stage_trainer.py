@@ -1,0 +1,206 @@
+"""One stage, from its first step to its last."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+
+from data_pipelines.stream.loader import StepBatch
+from data_pipelines.stream.plan import StreamState
+from unimodel.backbone.model import Backbone, build_decoder
+from unimodel.config import RunConfig, StageConfig
+from unimodel.errors import Stopped
+from unimodel.observe.progress import ProgressBar, say
+from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
+from unimodel.tokenizers.bundle import TokenizerBundle
+from unimodel.tokenizers.finished import source_names
+from unimodel.training.checkpoint import Checkpoint, TrainPosition
+from unimodel.training.checkpoint_writer import CheckpointWriter
+from unimodel.training.collective import from_main_rank
+from unimodel.training.data import StageData
+from unimodel.training.engine import build_engine, freeze
+from unimodel.training.faults import LossWatch, RollBackError
+from unimodel.training.initial_weights import load_by_name, read_initial_weights
+from unimodel.training.metrics import counted_losses, describe, metrics_line, skips_in_a_row, timing_line
+from unimodel.training.named_state import NamedState
+from unimodel.training.quarantine import quarantine, quarantine_step
+from unimodel.training.schedule import learning_rate
+from unimodel.training.step import StepReport, train_step
+from unimodel.training.stop_signal import StopSignal
+from unimodel.training.stored_state import AVERAGE, WEIGHT, StoredState
+from unimodel.training.watchdog import Watchdog
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What all stages of a run share on one rank."""
+
+    config: RunConfig
+    run: RunFolder
+    bundle: TokenizerBundle
+    device: torch.device
+    writer: CheckpointWriter
+    watchdog: Watchdog | None
+    stop: StopSignal
+
+
+class StageTrainer:
+    """Everything one stage needs. With a `jump`, after going back, its data goes on from there instead of from where
+    the checkpoint was. All methods are collective."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        name: str,
+        stage: StageConfig,
+        checkpoint: Checkpoint | None,
+        jump: StreamState | None = None,
+    ) -> None:
+        self.context, self.name, self.stage = context, name, stage
+        config, run, bundle = context.config, context.run, context.bundle
+        self.is_main = dist.get_rank() == 0
+        before = checkpoint.position if checkpoint else None
+        resumed = before is not None and before.stage == name
+        if before is None or not resumed:
+            updates = before.updates if before and stage.carry_optimizer else 0
+            before = TrainPosition(before.step if before else 0, name, 0, False, updates, StreamState())
+        self.position = before
+        if jump is not None:
+            self.position = replace(self.position, stream=jump)
+        stored = checkpoint.state() if checkpoint else None
+        weights = stored.weights() if stored else read_initial_weights(config.initial_weights)
+        backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
+        report = load_by_name(backbone, weights, whole=checkpoint is not None)
+        freeze(backbone, stage.freeze)
+        frozen = {name: p.detach().clone() for name, p in backbone.named_parameters() if not p.requires_grad}
+        if not resumed:
+            say(f"stage {stage.number} {name}: {stage.steps} steps; {report}", quiet=not self.is_main, log=run.log)
+        self.engine = build_engine(backbone, config.engine, stage, context.device)
+        self.state = NamedState(self.engine, frozen)
+        self._restore(stored, resumed)
+        tokens = {source: run.tokens_of(source, "train") for source in source_names(config)}
+        self.data = StageData(tokens, bundle.builder, name, stage, config.seed)
+        ranks = {"rank": dist.get_rank(), "num_ranks": dist.get_world_size()}
+        self.stream = self.data.stream(self.position.stream, bundle.pad_id, **ranks, workers=config.data.workers)
+        lines = from_main_rank(read_json_lines(run.metrics) if self.is_main else None)
+        self.losses = LossWatch(config.faults, counted_losses(lines, name))
+        self.skips_in_a_row = skips_in_a_row(lines, name)
+        self.saving_seconds = 0.0  # since the last line of timing
+
+    def _restore(self, stored: StoredState | None, resumed: bool) -> None:
+        averaging = self.stage.optimizer.ema_decay > 0
+        self.state.initialise(self.position.updates, averaging)
+        if stored is None:
+            return
+        self.state.set_weights(stored)
+        if resumed or self.stage.carry_optimizer:
+            missing = self.state.set_moments(stored)
+            assert not (resumed and missing), missing
+        if averaging:
+            self.state.set_average(stored, AVERAGE if resumed else WEIGHT)
+
+    def run_stage(self) -> None:
+        """Trains from the current position to the stage's end, which is saved.
+
+        Raises Stopped when asked to, RollBackError when too many steps in a row were skipped.
+        """
+        title = f"stage {self.stage.number} {self.name}"
+        first, log = self.position.stage_step, self.context.run.log
+        with ProgressBar(title, self.stage.steps, start=first, quiet=not self.is_main, log=log) as bar:
+            for stage_step in range(first, self.stage.steps):
+                seconds, report = self._step(stage_step)
+                bar.advance(1, describe(report, seconds))
+                stops = report.told[1] > 0
+                self._beat(pause=stops or self.position.stage_done)
+                # Not amid steps that are skipped: going back is to before them.
+                due = (stage_step + 1) % self.context.config.checkpoint.every_steps == 0 and not self.skips_in_a_row
+                if stops or self.position.stage_done or due:
+                    began = time.monotonic()
+                    self.save(wait=stops or self.position.stage_done)
+                    self.saving_seconds += time.monotonic() - began
+                if stops and not self.position.stage_done:
+                    message = f"stopped at step {self.position.step}, saved; run the same command again to go on"
+                    raise Stopped(message, by_hand=self.context.stop.by_hand)
+
+    def _step(self, stage_step: int) -> tuple[float, StepReport]:
+        """One step and all that follows from it, but for the checkpoint; its seconds and what it measured."""
+        began = time.monotonic()
+        rate = self._set_learning_rate(stage_step)
+        before = self.position.stream
+        step = next(self.stream)
+        loading_seconds = time.monotonic() - began
+        tell = (float(len(step.bad_samples)), float(self.context.stop.requested), *self.context.writer.written())
+        report = train_step(
+            self.engine,
+            step.batch.to(self.context.device),
+            self.stage,
+            self.context.bundle.vocabulary,
+            tell,
+            loss_limit=self.losses.limit,
+        )
+        bad_samples, _, written, failed = report.told
+        self.context.writer.settle(written, failed)
+        done = stage_step + 1 == self.stage.steps
+        updates = self.position.updates + (not report.skipped)
+        self.position = TrainPosition(self.position.step + 1, self.name, stage_step + 1, done, updates, step.state)
+        if bad_samples:
+            limit = self.context.config.data.max_bad_samples
+            quarantine(self.context.run, self.position.step, step.bad_samples, limit)
+        seconds = time.monotonic() - began
+        if self.is_main:
+            append_json_line(self.context.run.metrics, metrics_line(self.position, self.stage, step, report, rate))
+            timing = timing_line(self.position, report, seconds, loading_seconds, self.saving_seconds)
+            append_json_line(self.context.run.timing, timing)
+        self.saving_seconds = 0.0
+        self._count(step, report, before)
+        return seconds, report
+
+    def _count(self, step: StepBatch, report: StepReport, before: StreamState) -> None:
+        """Takes the step into account, or lists its samples when it was skipped. Raises RollBackError."""
+        if not report.skipped:
+            self.skips_in_a_row = 0
+            self.losses.add(report.loss)
+            if self.stage.optimizer.ema_decay > 0:
+                self.state.update_average(self.stage.optimizer.ema_decay)
+            return
+        self.skips_in_a_row += 1
+        reason = f"loss {report.loss:g}, limit {self.losses.limit:g}, gradient norm {report.gradient_norm}"
+        if self.is_main:
+            quarantine_step(self.context.run, self.position.step, self.data, before, reason)
+        if self.skips_in_a_row >= self.context.config.faults.max_skips:
+            raise RollBackError(f"{self.skips_in_a_row} steps in a row were skipped ({reason})")
+
+    def save(self, *, wait: bool) -> None:
+        """Begins a checkpoint of the current position; with `wait` it is on disk when this returns.
+
+        Raises OSError on all ranks when it was waited for and could not be written.
+        """
+        writer = self.context.writer
+        if writer.is_busy:
+            writer.finish()
+        writer.start(self.position, self.state.held())
+        if wait and not writer.finish():
+            raise OSError(
+                f"the checkpoint of step {self.position.step} could not be written: "
+                "free disk space and run the same command again"
+            )
+
+    def close(self) -> None:
+        """Ends the workers and the engine, and what is being saved of it."""
+        self._beat(pause=True)
+        self.context.writer.finish()
+        self.stream.close()
+        self.engine.destroy()
+
+    def _beat(self, *, pause: bool) -> None:
+        if self.context.watchdog is not None:
+            (self.context.watchdog.pause if pause else self.context.watchdog.beat)()
+
+    def _set_learning_rate(self, stage_step: int) -> float:
+        rate = learning_rate(stage_step, self.stage.steps, self.stage.optimizer)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
