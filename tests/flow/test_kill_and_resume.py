@@ -53,7 +53,7 @@ def test_killed_run_ends_byte_for_byte_like_an_uninterrupted_one(zero: int, tmp_
 def test_stopped_run_saves_says_so_and_goes_on_exactly(number: signal.Signals, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "stopped", *STEPS, "checkpoint.every_steps=1000")
     status, errors = interrupt(run, number, after_lines=17)
-    assert status == 130
+    assert status == (130 if number is signal.SIGINT else 75), "75 asks a scheduler to queue it again"
     assert "stopped at step" in errors and "same command again" in errors and "Traceback" not in errors
     saved = load_checkpoint(list_checkpoints(run.run.checkpoints)[0]).position
     assert saved.step == run.num_lines(), "no step is lost"

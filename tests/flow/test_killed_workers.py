@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from killed_processes import children_of, require_gone
+from killed_processes import children_of, require_gone, workers_of
 from tiny_run import TinyRun, command, require_same_end, start, tiny_run, train_here, wait_until
 
 STEPS = ("stages.unified.steps=24", "checkpoint.every_steps=4")
@@ -27,11 +27,11 @@ def kill_a_worker(run: TinyRun, after_lines: int) -> None:
     """kill -9 of one data worker of `unimodel train`: told in one line, and nothing is left running."""
     process = start("train", str(run.config_file))
     wait_until(process, lambda: run.num_lines() >= after_lines)
-    workers = children_of(process.pid)
+    workers = workers_of(process.pid)
     assert len(workers) == run.config.data.workers
     os.kill(random.Random(after_lines).choice(workers), signal.SIGKILL)
     out, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
+    assert process.returncode == 1, errors  # not 2, a mistake: starting again helps
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and "a data worker was killed by SIGKILL" in told[0] and "same command again" in told[0], (
         errors
@@ -44,7 +44,7 @@ def kill_the_run(run: TinyRun, after_lines: int) -> None:
     """kill -9 of `unimodel train`: its workers end with it."""
     process = start("train", str(run.config_file))
     wait_until(process, lambda: run.num_lines() >= after_lines)
-    workers = children_of(process.pid)
+    workers = workers_of(process.pid)
     assert len(workers) == run.config.data.workers
     process.kill()
     process.communicate(timeout=120)
@@ -86,7 +86,7 @@ def test_two_killed_ranks_with_workers(tmp_path: Path) -> None:
     launcher = start("train", str(run.config_file), ranks=2)
     wait_until(launcher, lambda: run.num_lines() >= 5)
     ranks = children_of(launcher.pid)
-    workers = [worker for rank in ranks for worker in children_of(rank)]
+    workers = [worker for rank in ranks for worker in workers_of(rank)]
     assert len(ranks) == len(workers) == 2
     for pid in (launcher.pid, *ranks):
         os.kill(pid, signal.SIGKILL)

@@ -31,6 +31,12 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def workers_of(pid: int) -> list[int]:
+    """The data workers of a process that trains: copies of it, unlike its watchdog."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return [child for child in children_of(pid) if Path(f"/proc/{child}/cmdline").read_bytes() == command]
+
+
 def wait_for(ready: Callable[[], bool], what: str) -> None:
     """Polls until `ready`."""
     deadline = time.monotonic() + WAIT_SECONDS

@@ -85,14 +85,8 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
     if is_main:
         run.store_config(config)
         _forget_steps_after(run, checkpoint)
-        step = checkpoint.position.step if checkpoint else 0
-        start = {
-            "time": round(time.time(), 3),
-            "step": step,
-            "ranks": dist.get_world_size(),
-            "zero": config.engine.zero,
-        }
-        append_json_line(run.starts, start)
+        if checkpoint is None or not is_done(config, checkpoint, config.ordered_stages[-1][0]):
+            _note_start(config, run, checkpoint)
     writer = CheckpointWriter(run.checkpoints, config.checkpoint, settings_of(config), warn)
     context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal())
     context.stop.listen()
@@ -103,6 +97,12 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
                 checkpoint = agreed_checkpoint(run.checkpoints, warn_once)
     finally:
         writer.close()
+
+
+def _note_start(config: RunConfig, run: RunFolder, checkpoint: Checkpoint | None) -> None:
+    step, ranks = checkpoint.position.step if checkpoint else 0, dist.get_world_size()
+    start = {"time": round(time.time(), 3), "step": step, "ranks": ranks, "zero": config.engine.zero}
+    append_json_line(run.starts, start)
 
 
 def _watchdog(config: RunConfig, run: RunFolder) -> Watchdog | None:
