@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
-from launch.job import FAILED, MISTAKE, REQUEUE, Job, free_port
+from launch.job import FAILED, MISTAKE, REQUEUE, Job
 from unimodel.errors import AGENT_VARIABLE, MISTAKE_SIGNAL
 from unimodel.observe.progress import say
 
@@ -37,7 +37,7 @@ def run_node(job: Job, endpoint: str | None, address: str | None = None, *, foll
     """Trains to the end, or until asked to stop; returns the exit status. `endpoint` may be left out on one node;
     `address` is how other nodes reach this one, its host name otherwise."""
     if endpoint is None:
-        endpoint, address = f"127.0.0.1:{free_port()}", "127.0.0.1"
+        endpoint, address = "127.0.0.1:0", "127.0.0.1"  # any free port
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.processes)))
     if follow_input:
         threading.Thread(target=_stop_with_input, daemon=True).start()

@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from launch.job import DEFAULT_PORT, Job, devices_here, shell_line
+from unimodel.cli_data import ConfigFile, Overrides
 
 app = typer.Typer(
     no_args_is_help=True, help="Start training on one machine or many; it restarts and resumes by itself."
 )
 
-Config = Annotated[Path, typer.Argument(help="A YAML run config.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change one value: a.b=c. May be repeated.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines.")]
 Processes = Annotated[int | None, typer.Option(min=1, help="Per node; one per GPU otherwise, or one on a CPU.")]
 MaxRestarts = Annotated[int, typer.Option(min=0, help="How often all processes are started again after a failure.")]
@@ -45,7 +44,7 @@ def _job(
 
 @app.command("local")
 def local(
-    config: Config,
+    config: ConfigFile,
     overrides: Overrides = None,
     processes: Processes = None,
     max_restarts: MaxRestarts = 3,
@@ -66,7 +65,7 @@ def local(
 
 @app.command("torchrun")
 def torchrun(  # noqa: PLR0913
-    config: Config,
+    config: ConfigFile,
     overrides: Overrides = None,
     nodes: Nodes = 1,
     endpoint: Annotated[str | None, typer.Option(help=f"HOST:PORT where the nodes meet; port {DEFAULT_PORT}.")] = None,
@@ -94,7 +93,7 @@ def torchrun(  # noqa: PLR0913
 
 @app.command("ssh")
 def ssh(  # noqa: PLR0913
-    config: Config,
+    config: ConfigFile,
     hostfile: Annotated[Path, typer.Option(help="`NAME slots=N` lines, as DeepSpeed has them.")],
     overrides: Overrides = None,
     endpoint: Annotated[
@@ -120,7 +119,7 @@ def ssh(  # noqa: PLR0913
 
 @app.command("slurm")
 def slurm(  # noqa: PLR0913
-    config: Config,
+    config: ConfigFile,
     overrides: Overrides = None,
     nodes: Nodes = 1,
     gpus: Annotated[int, typer.Option(min=0, help="Per node; 0 for CPUs.")] = 8,
@@ -147,7 +146,7 @@ def slurm(  # noqa: PLR0913
 
 @app.command("kubernetes")
 def kubernetes(  # noqa: PLR0913
-    config: Config,
+    config: ConfigFile,
     image: Annotated[str, typer.Option(help="Container image with the project in it (see Dockerfile).")],
     claim: Annotated[str, typer.Option(help="PersistentVolumeClaim that all pods can write.")],
     overrides: Overrides = None,

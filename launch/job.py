@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +64,6 @@ def devices_here() -> int:
     import torch
 
     return torch.cuda.device_count() or 1
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def working_folder() -> Path:

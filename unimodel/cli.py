@@ -87,8 +87,9 @@ def train_command(
     run = RunFolder(settings.folder)
     is_main = os.environ.get("RANK", "0") == "0"
     with run.locked() if is_main else nullcontext():
-        if is_trained(settings, run):
-            say(f"already trained: {run.path}", quiet=not is_main)
+        # Ranks look at the checkpoints together once they have met: each by itself would hash all of them.
+        if "RANK" not in os.environ and is_trained(settings, run):
+            say(f"already trained: {run.path}")
             return
         from unimodel.training.train import train
 

@@ -6,6 +6,7 @@ Needs root, slurm-wlm and munge. Run: pytest -m slow tests/distributed/test_slur
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +32,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 
 def launched(run: TinyRun, cluster: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    import sys
-
     words = [sys.executable, "-m", "unimodel", "launch", "slurm", str(run.config_file), *OPTIONS, *options]
     return subprocess.run(words, env=cluster, cwd=ROOT, capture_output=True, text=True, check=False)
 

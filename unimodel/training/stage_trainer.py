@@ -85,9 +85,10 @@ class StageTrainer:
         self.data = StageData(tokens, bundle.builder, name, stage, config.seed)
         ranks = {"rank": dist.get_rank(), "num_ranks": dist.get_world_size()}
         self.stream = self.data.stream(self.position.stream, bundle.pad_id, **ranks, workers=config.data.workers)
-        lines = from_main_rank(read_json_lines(run.metrics) if self.is_main else None)
-        self.losses = LossWatch(config.faults, counted_losses(lines, name))
-        self.skips_in_a_row = skips_in_a_row(lines, name)
+        lines = read_json_lines(run.metrics) if self.is_main else []
+        losses = counted_losses(lines, name)[-config.faults.spike_window_steps :]
+        losses, self.skips_in_a_row = from_main_rank((losses, skips_in_a_row(lines, name)))
+        self.losses = LossWatch(config.faults, losses)
         self.saving_seconds = 0.0  # since the last line of timing
 
     def _restore(self, stored: StoredState | None, resumed: bool) -> None:

@@ -22,12 +22,11 @@ from torch import Tensor
 WEIGHT, AVERAGE = "weight", "ema"
 PIECES = "pieces"
 RANK_FILES = "rank-*.safetensors"
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a rank holds of one tensor: `values` [n] on CPU are elements `start` to `start + n` of the flat whole."""
+    """What a rank holds of one tensor: `values` [n], fp32 on CPU, are elements `start` to `start + n` of the whole."""
 
     kind: str
     name: str
@@ -56,9 +55,10 @@ def write_held(path: Path, held: Sequence[Held]) -> str:
     header: dict[str, Any] = {"__metadata__": {PIECES: json.dumps({h.key: [h.start, *h.shape] for h in held})}}
     at = 0
     for one in held:
+        assert one.values.dtype is torch.float32, one.key
         num_bytes = one.values.numel() * one.values.element_size()
         header[one.key] = {
-            "dtype": DTYPES[one.values.dtype],
+            "dtype": "F32",
             "shape": [one.values.numel()],
             "data_offsets": [at, at + num_bytes],
         }

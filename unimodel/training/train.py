@@ -58,6 +58,7 @@ def train(config: RunConfig, *, check: bool = False) -> None:
             "from the last checkpoint"
         ) from None
     except RuntimeError as error:
+        # gloo has no exception of its own: its errors are told by the name that they carry.
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             message = str(error).splitlines()[0]
             raise LostError(
