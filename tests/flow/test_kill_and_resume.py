@@ -62,9 +62,10 @@ def test_stopped_run_saves_says_so_and_goes_on_exactly(number: signal.Signals, t
     require_same_end(run, uninterrupted(tmp_path / "whole", "checkpoint.every_steps=1000"))
 
 
-def test_finished_run_is_left_alone(tmp_path: Path) -> None:
+def test_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny_run(tmp_path, stages=("masked",))
     train_here(run.config)
     files = {path: path.read_bytes() for path in run.run.path.rglob("*") if path.is_file()}
     train_here(run.config)
     assert {path: path.read_bytes() for path in run.run.path.rglob("*") if path.is_file()} == files
+    assert "already trained" in capsys.readouterr().out

@@ -83,11 +83,13 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
     checkpoint = agreed_checkpoint(run.checkpoints, warn_once)
     if checkpoint is not None:
         require_same_config(config, checkpoint)
+        if is_done(config, checkpoint, config.ordered_stages[-1][0]):
+            say(f"already trained: {run.path}", quiet=not is_main)
+            return
     if is_main:
         run.store_config(config)
         _forget_steps_after(run, checkpoint)
-        if checkpoint is None or not is_done(config, checkpoint, config.ordered_stages[-1][0]):
-            _note_start(config, run, checkpoint)
+        _note_start(config, run, checkpoint)
     writer = CheckpointWriter(run.checkpoints, config.checkpoint, settings_of(config), warn)
     context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal())
     context.stop.listen()
