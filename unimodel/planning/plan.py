@@ -53,6 +53,11 @@ class StagePlan:
         return self.memory.total
 
     @property
+    def parts(self) -> int:
+        """Ranks that share a row."""
+        return self.layout.sequence_parallel
+
+    @property
     def tokens(self) -> float:
         """Of one step."""
         return self.rows * self.shape.tokens
@@ -91,6 +96,11 @@ class RunPlan:
         return max(stage.memory.total for stage in self.stages)
 
     @property
+    def parts(self) -> int:
+        """Ranks that share a row."""
+        return self.stages[0].parts
+
+    @property
     def fits(self) -> bool:
         return self.memory_bytes <= self.cluster.device.memory_bytes
 
@@ -99,8 +109,9 @@ Planned = TypeVar("Planned", StagePlan, RunPlan)
 
 
 def _fast_and_small(plans: Sequence[Planned]) -> Planned:
+    """The one with the fewest ranks to a row, then the least memory, of those that are as fast as the fastest."""
     limit = AS_FAST * min(plan.seconds for plan in plans)
-    return min((plan for plan in plans if plan.seconds <= limit), key=lambda plan: plan.memory_bytes)
+    return min((plan for plan in plans if plan.seconds <= limit), key=lambda plan: (plan.parts, plan.memory_bytes))
 
 
 class Planner:
@@ -126,7 +137,7 @@ class Planner:
         return RunPlan(self.cluster, tuple(stages))
 
     def best(self) -> RunPlan | None:
-        """The fastest that fits; of those as fast (within 2%) the one that needs least memory. None when none fits."""
+        """The fastest that fits, or the simplest that is as fast. None when none fits."""
         fitting = [plan for plan in self._plans() if plan.fits]
         return _fast_and_small(fitting) if fitting else None
 

@@ -106,7 +106,7 @@ def _trace(backbone: BackboneConfig, vocabulary: Vocabulary, precision: str, bat
         decoder = planned_decoder(backbone, vocabulary, precision, checkpointing=batch.checkpointing)
         for parameter in decoder.parameters():
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        watch = _Watch(decoder.parameters())
+        watch = Watch(decoder.parameters())
         with watch:
             loss = planned_loss(decoder, vocabulary, batch)
             saved = watch.live
@@ -163,7 +163,7 @@ def _attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-class _Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):
     """Counts operations, and the bytes of the tensors that they made while those are alive."""
 
     def __init__(self, parameters: Any) -> None:
