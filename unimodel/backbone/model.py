@@ -6,6 +6,7 @@ Nothing in it belongs to this project but the mask and the positions it is calle
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
 from unimodel.backbone.attention import attention_mask
+from unimodel.backbone.sequence_parallel import SequenceGroup
 from unimodel.batch import NO_TARGET, PackedBatch
 from unimodel.config import BackboneConfig
 from unimodel.vocabulary import Vocabulary
@@ -82,28 +84,31 @@ class Backbone(nn.Module):
     def __init__(self, decoder: PreTrainedModel) -> None:
         super().__init__()
         self.decoder = decoder
+        self.sequence = SequenceGroup()
         self.has_grid_positions = decoder.config.model_type == "qwen3_5_text"
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """[targets, vocabulary] logits in the row-major order of `batch.target != -100`.
+        """[targets, vocabulary] logits in the row-major order of `batch.target != -100`, of this rank's places.
 
         A batch without any target still runs the head on its first token and returns an empty slice of it: every rank
         must touch every parameter in every step, or collectives of ZeRO hang.
         """
         hidden = self.hidden(batch)
-        supervised = (batch.target != NO_TARGET).flatten().nonzero().squeeze(1)
+        supervised = (self.sequence.part(batch).target != NO_TARGET).flatten().nonzero().squeeze(1)
         flat = hidden.flatten(0, 1)
         if len(supervised) == 0:
             return self.decoder.lm_head(flat[:1]) * 0.0
         return self.decoder.lm_head(flat[supervised])
 
     def hidden(self, batch: PackedBatch) -> Tensor:
-        """[rows, length, dim] last hidden states."""
+        """[rows, length, dim] last hidden states of this rank's places."""
+        own = self.sequence.part(replace(batch, position_ids=self._positions(batch)))
         outputs = self.decoder.model(
-            input_ids=batch.input_ids,
-            position_ids=self._positions(batch),
+            input_ids=own.input_ids,
+            position_ids=own.position_ids,
             attention_mask=attention_mask(batch),
             use_cache=False,
+            **({"sequence": self.sequence} if self.sequence.size > 1 else {}),
         )
         return outputs.last_hidden_state
 

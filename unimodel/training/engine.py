@@ -22,6 +22,7 @@ from deepspeed.utils import logger as deepspeed_logger
 
 from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone
+from unimodel.backbone.sequence_parallel import SequenceGroup, swap_in_attention
 from unimodel.config import EngineConfig, StageConfig
 from unimodel.training.muon import Muon
 
@@ -66,7 +67,7 @@ def _free_port() -> int:
 def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) -> dict[str, Any]:
     """The DeepSpeed config. Values whose defaults moved between releases are pinned here."""
     return {
-        "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks),
+        "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks // config.sequence_parallel),
         "gradient_accumulation_steps": stage.batch.accumulation,
         "gradient_clipping": stage.optimizer.gradient_clip,
         "zero_optimization": {"stage": config.zero},
@@ -92,9 +93,18 @@ def freeze(model: torch.nn.Module, patterns: tuple[str, ...]) -> None:
         raise ValueError("freeze: the patterns freeze every parameter, nothing is left to train")
 
 
-def build_engine(backbone: Backbone, config: EngineConfig, stage: StageConfig, device: torch.device) -> Any:
+def build_engine(
+    backbone: Backbone,
+    config: EngineConfig,
+    stage: StageConfig,
+    device: torch.device,
+    sequence: SequenceGroup = SequenceGroup(),  # noqa: B008 - immutable
+) -> Any:
     """Wraps the backbone for one stage. Weights must be in place; optimizer state is set afterwards, by name."""
     backbone.decoder.set_attn_implementation(attention_implementation(device))
+    backbone.sequence = sequence
+    if sequence.size > 1:
+        swap_in_attention(backbone.decoder, sequence.size)
     if config.activation_checkpointing:
         backbone.decoder.gradient_checkpointing_enable({"use_reentrant": False})
     settings = engine_settings(config, stage, dist.get_world_size())

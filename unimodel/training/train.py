@@ -11,12 +11,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from data_pipelines.parent_death import signal_with_parent
 from data_pipelines.stream.workers import WorkerError
+from unimodel.backbone.sequence_parallel import build_sequence_group
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
 from unimodel.errors import LostError, agent_pid
@@ -77,6 +79,8 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
         say(f"warning: {message}", log=run.log)
 
     warn_once = warn if is_main else lambda _: None
+    limit = timedelta(minutes=config.engine.communication_minutes)
+    sequence = build_sequence_group(config.engine.sequence_parallel, limit)
     bundle = load_run_bundle(run)
     if config.checkpoint.upload:
         fetch_newer(run.checkpoints, config.checkpoint.upload, lambda message: say(message, log=run.log))
@@ -91,7 +95,7 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
         _forget_steps_after(run, checkpoint)
         _note_start(config, run, checkpoint)
     writer = CheckpointWriter(run.checkpoints, config.checkpoint, settings_of(config), warn)
-    context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal())
+    context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal(), sequence)
     context.stop.listen()
     try:
         for name, stage in config.ordered_stages:
