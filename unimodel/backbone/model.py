@@ -6,11 +6,13 @@ Nothing in it belongs to this project but the mask and the positions it is calle
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
 from unimodel.backbone.attention import attention_mask
@@ -85,6 +87,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.decoder = decoder
         self.sequence = SequenceGroup()
+        self.saves_on_host = False
         self.has_grid_positions = decoder.config.model_type == "qwen3_5_text"
 
     def forward(self, batch: PackedBatch) -> Tensor:
@@ -103,13 +106,16 @@ class Backbone(nn.Module):
     def hidden(self, batch: PackedBatch) -> Tensor:
         """[rows, length, dim] last hidden states of this rank's places."""
         own = self.sequence.part(replace(batch, position_ids=self._positions(batch)))
-        outputs = self.decoder.model(
-            input_ids=own.input_ids,
-            position_ids=own.position_ids,
-            attention_mask=attention_mask(batch),
-            use_cache=False,
-            **({"sequence": self.sequence} if self.sequence.size > 1 else {}),
-        )
+        # With checkpointing, which has hooks of its own, that is the input of every layer.
+        saving = save_on_cpu(pin_memory=own.input_ids.is_cuda) if self.saves_on_host else nullcontext()
+        with saving:
+            outputs = self.decoder.model(
+                input_ids=own.input_ids,
+                position_ids=own.position_ids,
+                attention_mask=attention_mask(batch),
+                use_cache=False,
+                **({"sequence": self.sequence} if self.sequence.size > 1 else {}),
+            )
         return outputs.last_hidden_state
 
     def _positions(self, batch: PackedBatch) -> Tensor:

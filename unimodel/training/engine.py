@@ -70,12 +70,24 @@ def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) ->
         "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks // config.sequence_parallel),
         "gradient_accumulation_steps": stage.batch.accumulation,
         "gradient_clipping": stage.optimizer.gradient_clip,
-        "zero_optimization": {"stage": config.zero},
+        "zero_optimization": _zero_settings(config),
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,  # torch's AdamW under ZeRO
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": NEVER,
     }
+
+
+def _zero_settings(config: EngineConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {"stage": config.zero}
+    pinned = {"pin_memory": torch.cuda.is_available()}
+    if config.offload_optimizer != "none":
+        settings["offload_optimizer"] = {"device": config.offload_optimizer} | pinned
+    if config.offload_parameters != "none":
+        settings["offload_param"] = {"device": config.offload_parameters} | pinned
+    if config.hierarchical_ranks > 1:
+        settings["zero_hpz_partition_size"] = config.hierarchical_ranks
+    return settings
 
 
 def freeze(model: torch.nn.Module, patterns: tuple[str, ...]) -> None:
@@ -105,9 +117,15 @@ def build_engine(
     backbone.sequence = sequence
     if sequence.size > 1:
         swap_in_attention(backbone.decoder, sequence.size)
+    backbone.saves_on_host = config.activation_offload
     if config.activation_checkpointing:
         backbone.decoder.gradient_checkpointing_enable({"use_reentrant": False})
-    settings = engine_settings(config, stage, dist.get_world_size())
+    num_ranks = dist.get_world_size()
+    if num_ranks % config.hierarchical_ranks:
+        raise ValueError(
+            f"engine.hierarchical_ranks ({config.hierarchical_ranks}) must divide the number of processes ({num_ranks})"
+        )
+    settings = engine_settings(config, stage, num_ranks)
     engine, *_ = deepspeed.initialize(model=backbone, optimizer=_build_optimizer(backbone, stage), config=settings)
     return engine
 
