@@ -22,6 +22,7 @@ from unimodel.training.checkpoint import Checkpoint, TrainPosition
 from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.collective import from_main_rank
 from unimodel.training.data import StageData
+from unimodel.training.device_memory import COPY, STATES, memory_for
 from unimodel.training.engine import build_engine, freeze
 from unimodel.training.faults import LossWatch, RollBackError
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
@@ -80,9 +81,10 @@ class StageTrainer:
         frozen = {name: p.detach().clone() for name, p in backbone.named_parameters() if not p.requires_grad}
         if not resumed:
             say(f"stage {stage.number} {name}: {stage.steps} steps; {report}", quiet=not self.is_main, log=run.log)
-        self.engine = build_engine(backbone, config.engine, stage, context.device, context.sequence)
-        self.state = NamedState(self.engine, frozen)
-        self._restore(stored, resumed)
+        with memory_for(STATES):
+            self.engine = build_engine(backbone, config.engine, stage, context.device, context.sequence)
+            self.state = NamedState(self.engine, frozen)
+            self._restore(stored, resumed)
         tokens = {source: run.tokens_of(source, "train") for source in source_names(config)}
         self.data = StageData(tokens, bundle.builder, name, stage, config.seed)
         rows_of, workers = context.sequence.rows_of(), config.data.workers
@@ -186,7 +188,8 @@ class StageTrainer:
         writer = self.context.writer
         if writer.is_busy:
             writer.finish()
-        writer.start(self.position, self.state.held())
+        with memory_for(COPY):
+            writer.start(self.position, self.state.held())
         if wait and not writer.finish():
             raise OSError(
                 f"the checkpoint of step {self.position.step} could not be written: "

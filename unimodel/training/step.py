@@ -12,6 +12,7 @@ import torch.distributed as dist
 from unimodel.batch import PackedBatch
 from unimodel.config import StageConfig
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
+from unimodel.training.device_memory import PASSES, UPDATE, memory_for
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -37,6 +38,7 @@ class StepReport:
     """Sums over the ranks of what each told the others."""
 
 
+@memory_for(PASSES)
 def train_step(
     engine: Any,
     batch: PackedBatch,
@@ -103,6 +105,7 @@ def _means(sums: torch.Tensor, normaliser: torch.Tensor, stage: StageConfig) -> 
     return {name: float(sums[i] / normaliser[i]) for i, name in enumerate(stage.objectives) if normaliser[i] > 0}
 
 
+@memory_for(UPDATE)
 def _update(engine: Any) -> bool:
     """The optimizer's step; whether it was left out because some gradient is not finite.
 

@@ -27,6 +27,7 @@ from unimodel.run_folder import RunFolder, append_json_line, truncate_json_lines
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import Checkpoint
 from unimodel.training.checkpoint_writer import CheckpointWriter
+from unimodel.training.device_memory import DeviceFullError, device_full
 from unimodel.training.engine import start_process_group
 from unimodel.training.faults import RollBackError
 from unimodel.training.finished import is_done, require_same_config
@@ -42,7 +43,8 @@ def train(config: RunConfig, *, check: bool = False) -> None:
     looked at first.
 
     Raises Stopped after a signal, ValueError for a config that differs from the run's, FloatingPointError for losses
-    that stay not finite, LostError when another process is gone, and OSError when a checkpoint cannot be written.
+    that stay not finite, LostError when another process is gone, DeviceFullError for a GPU that is too small, and
+    OSError when a checkpoint cannot be written.
     """
     run, watchdog = RunFolder(config.folder), None
     try:
@@ -100,7 +102,11 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
     try:
         for name, stage in config.ordered_stages:
             if checkpoint is None or not is_done(config, checkpoint, name):
-                _train_stage(context, name, stage, checkpoint, warn_once)
+                try:
+                    _train_stage(context, name, stage, checkpoint, warn_once)
+                except DeviceFullError as error:
+                    message = device_full(error, name, stage.batch, config.engine, dist.get_world_size())
+                    raise DeviceFullError(error.part, message) from None
                 checkpoint = agreed_checkpoint(run.checkpoints, warn_once)
     finally:
         writer.close()
