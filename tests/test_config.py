@@ -167,6 +167,8 @@ def test_mixture_names_an_objective_that_exists(smallest: Path) -> None:
     ("overrides", "rule"),
     [
         (["engine.offload_optimizer=cpu"], "offload_optimizer (cpu) moves what ZeRO holds: set zero to 1, 2 or 3"),
+        (["engine.offload_optimizer=nvme", "engine.zero=2"], "offload_optimizer (nvme) needs ZeRO 3: set zero to 3"),
+        (["engine.offload_optimizer=nvme", "engine.zero=3"], "nvme and nvme_folder go together"),
         (["engine.offload_parameters=cpu", "engine.zero=2"], "offload_parameters (cpu) divides weights"),
         (["engine.hierarchical_ranks=8"], "hierarchical_ranks (8) divides weights, which only ZeRO 3 does"),
         (["engine.activation_offload=true"], "keeps what activation_checkpointing saves: set that to true as well"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -25,8 +26,11 @@ class EngineConfig(Settings):
     activation_checkpointing: bool = False
     activation_offload: bool = False
     """Keep what activation checkpointing saves, a layer's input each, in host memory instead of the GPU's."""
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    """Where fp32 weights and moments lie, and are updated; needs ZeRO 1 to 3."""
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Where fp32 weights and moments lie; they are updated by the CPU. Needs ZeRO 1 to 3, nvme ZeRO 3. A moving average
+    lies there too, so that nvme reads and writes everything twice a step (optimizer.ema_decay: 0 spares that)."""
+    nvme_folder: Path | None = None
+    """For nvme: a folder on a fast disk of each node, of this run alone."""
     offload_parameters: Literal["none", "cpu"] = "none"
     """Where weights lie that no layer is using; needs ZeRO 3."""
     sequence_parallel: PositiveInt = 1
@@ -51,6 +55,11 @@ class EngineConfig(Settings):
             raise ValueError(
                 f"offload_optimizer ({self.offload_optimizer}) moves what ZeRO holds: set zero to 1, 2 or 3"
             )
+        nvme = self.offload_optimizer == "nvme"
+        if nvme and self.zero != 3:
+            raise ValueError("offload_optimizer (nvme) needs ZeRO 3: set zero to 3")
+        if nvme != (self.nvme_folder is not None):
+            raise ValueError("offload_optimizer: nvme and nvme_folder go together: set both or neither")
         for name, off in (("offload_parameters", "none"), ("hierarchical_ranks", 1)):
             value = getattr(self, name)
             if value != off and self.zero != 3:

@@ -5,17 +5,28 @@ Run: pytest tests/distributed/test_parallel_settings.py
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
+from mixed_modality import STAGE, local_batch
 from parallel_runs import metrics, train_again, train_on_ranks
 from resume_matrix import HALF
 from tiny_run import tiny_run
+from toy_sequences import TINY_BACKBONE, VOCABULARY
 
+from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import EngineConfig
 from unimodel.training.checkpoint import list_checkpoints
-from unimodel.training.engine import start_process_group
+from unimodel.training.engine import build_engine, engine_settings, start_process_group
+from unimodel.training.named_state import NamedState
+from unimodel.training.step import train_step
 
+HAS_LIBAIO = AsyncIOBuilder().is_compatible(verbose=False)
+LARGER = TINY_BACKBONE.model_copy(update={"hidden_size": 192, "intermediate_size": 512})
+ROUNDED_NORM = 1e-6
+"""Of losses where gradients are clipped: ZeRO 3 sums their norm in another order when states are offloaded."""
 STEPS = 10
 SETTINGS = (
     f"stages.interactive.steps={STEPS}",
@@ -96,6 +107,59 @@ def test_offloading_changes_nothing(settings: tuple[str, ...], tmp_path: Path) -
     require_equal(folder, "plain", "offloaded")
     train_again(folder, "resumed", settings, "plain")
     assert states(folder, "resumed")[0] == states(folder, "plain")[0]
+
+
+def losses_around_a_skip(settings: EngineConfig) -> list[float]:
+    """Two steps, one that is skipped, two more."""
+    device = start_process_group(settings)
+    engine = build_engine(Backbone(build_decoder(LARGER, VOCABULARY, 0)), settings, STAGE, device)
+    NamedState(engine, {}).initialise(0, with_average=True)
+    limits = [math.inf, math.inf, 0.0, math.inf, math.inf]
+    reports = [
+        train_step(engine, local_batch(step), STAGE, VOCABULARY, loss_limit=limit) for step, limit in enumerate(limits)
+    ]
+    assert [report.skipped for report in reports] == [limit == 0 for limit in limits]
+    engine.destroy()
+    return [report.loss for report in reports]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_steps_are_skipped_where_states_are_offloaded(stage: int) -> None:
+    offloaded = EngineConfig(zero=stage, offload_optimizer="cpu")
+    losses = losses_around_a_skip(offloaded)
+    assert losses == pytest.approx(losses_around_a_skip(EngineConfig(zero=stage)), rel=ROUNDED_NORM)
+
+
+@pytest.mark.skipif(HAS_LIBAIO, reason="libaio is there")
+def test_nvme_without_libaio_is_refused(tmp_path: Path) -> None:
+    start_process_group(EngineConfig())
+    settings = EngineConfig(zero=3, offload_optimizer="nvme", nvme_folder=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"offload_optimizer \(nvme\) needs the library libaio.*apt install libaio-dev"
+    ):
+        engine_settings(settings, STAGE, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBAIO, reason="needs libaio-dev, and minutes to compile DeepSpeed's asynchronous I/O")
+def test_files_on_nvme_change_nothing(tmp_path: Path) -> None:
+    """A model large enough that DeepSpeed does put its states into files, of 1 MiB or more each."""
+    folder, swapped = tmp_path / "runs", tmp_path / "nvme"
+    tiny_run(
+        folder, *SETTINGS, *ADAMW, "backbone.hidden_size=192", "backbone.intermediate_size=512", stages=("interactive",)
+    )
+    start_process_group(EngineConfig())
+    nvme = (zero(3), "engine.offload_optimizer=nvme", f"engine.nvme_folder={swapped}")
+    for kind in ("adamw", "muon"):
+        optimizer = f"stages.interactive.optimizer.kind={kind}"
+        train_again(folder, f"plain {kind}", (zero(3), optimizer))
+        train_again(folder, f"nvme {kind}", (*nvme, optimizer))
+        assert list(swapped.rglob("*.swp"))
+        require_equal(folder, f"plain {kind}", f"nvme {kind}")
+        train_again(folder, f"resumed {kind}", (*nvme, optimizer), f"nvme {kind}")
+        assert states(folder, f"resumed {kind}")[0] == states(folder, f"plain {kind}")[0]
+    settings = EngineConfig(zero=3, offload_optimizer="nvme", nvme_folder=swapped)
+    assert losses_around_a_skip(settings) == pytest.approx(losses_around_a_skip(EngineConfig(zero=3)), rel=ROUNDED_NORM)
 
 
 @pytest.mark.parametrize("stage", [0, 3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import shutil
 import socket
 import warnings
 from datetime import timedelta
@@ -18,6 +19,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by DeepSpeed at import
 
 import deepspeed
+from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
 from deepspeed.utils import logger as deepspeed_logger
 
 from unimodel.backbone.attention import attention_implementation
@@ -30,6 +32,8 @@ from unimodel.training.muon import Muon
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 NEVER = 1 << 60
+NVME_BUFFERS = 5
+"""Of a group of parameters at work: fp32 weights, gradient, two moments, moving average."""
 BY_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 """Matrices whose rows are those of one attention head after another."""
 
@@ -83,6 +87,13 @@ def _zero_settings(config: EngineConfig) -> dict[str, Any]:
     pinned = {"pin_memory": torch.cuda.is_available()}
     if config.offload_optimizer != "none":
         settings["offload_optimizer"] = {"device": config.offload_optimizer} | pinned
+    if config.offload_optimizer == "nvme":
+        if not AsyncIOBuilder().is_compatible():
+            raise ValueError(
+                "engine.offload_optimizer (nvme) needs the library libaio with its headers, which this machine lacks: "
+                "`apt install libaio-dev`, or use cpu"
+            )
+        settings["offload_optimizer"] |= {"nvme_path": str(config.nvme_folder), "buffer_count": NVME_BUFFERS}
     if config.offload_parameters != "none":
         settings["offload_param"] = {"device": config.offload_parameters} | pinned
     if config.hierarchical_ranks > 1:
@@ -126,6 +137,8 @@ def build_engine(
             f"engine.hierarchical_ranks ({config.hierarchical_ranks}) must divide the number of processes ({num_ranks})"
         )
     settings = engine_settings(config, stage, num_ranks)
+    if config.nvme_folder is not None:  # files of an engine before this one have other names, and nobody deletes them
+        shutil.rmtree(config.nvme_folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}", ignore_errors=True)
     engine, *_ = deepspeed.initialize(model=backbone, optimizer=_build_optimizer(backbone, stage), config=settings)
     return engine
 
