@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
-from unimodel.backbone.attention import attention_mask
+from unimodel.backbone.attention import DENSE, attention_mask
 from unimodel.backbone.sequence_parallel import SequenceGroup
 from unimodel.batch import NO_TARGET, PackedBatch
 from unimodel.config import BackboneConfig
@@ -112,11 +112,17 @@ class Backbone(nn.Module):
             outputs = self.decoder.model(
                 input_ids=own.input_ids,
                 position_ids=own.position_ids,
-                attention_mask=attention_mask(batch),
+                attention_mask=self._masks(batch),
                 use_cache=False,
                 **({"sequence": self.sequence} if self.sequence.size > 1 else {}),
             )
         return outputs.last_hidden_state
+
+    def _masks(self, batch: PackedBatch) -> Any:
+        """The mask as the decoder takes it: Qwen3.5 by kind of layer, for it cannot tell the kind of a block mask."""
+        mask = attention_mask(batch, self.decoder.config._attn_implementation or DENSE)
+        by_layer = self.decoder.config.model_type == "qwen3_5_text"
+        return {"full_attention": mask, "linear_attention": None} if by_layer else mask
 
     def _positions(self, batch: PackedBatch) -> Tensor:
         """[4, rows, length] (index, time, height, width) for 3-D rotary positions, [rows, length] otherwise."""

@@ -20,6 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from unimodel.backbone.attention import BLOCKS, DENSE
 from unimodel.batch import PackedBatch
 
 PREFIX = "swapped_"
@@ -108,7 +109,7 @@ def _swapped(name: str) -> Any:
     return attend
 
 
-for _name in ("sdpa", "flex_attention"):
+for _name in (DENSE, BLOCKS):
     ALL_ATTENTION_FUNCTIONS.register(PREFIX + _name, _swapped(_name))
 
 
