@@ -63,11 +63,11 @@ def batch_of_text(rng: np.random.Generator, device: torch.device) -> PackedBatch
 def our_step(device: torch.device) -> Callable[[PackedBatch], None]:
     """The project's step on DeepSpeed, moving average included."""
     engine = build_engine(Backbone(build_decoder(BACKBONE, VOCABULARY, 0)), EngineConfig(), STAGE, device)
-    state = NamedState(engine)
+    state = NamedState(engine, {})
     state.initialise(0, with_average=True)
 
     def step(batch: PackedBatch) -> None:
-        train_step(engine, batch, STAGE, VOCABULARY, stop_requested=False)
+        train_step(engine, batch, STAGE, VOCABULARY)
         state.update_average(0.99)
 
     return step

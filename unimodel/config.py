@@ -16,6 +16,7 @@ from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from unimodel.config_engine import EngineConfig
 from unimodel.config_objectives import ObjectiveConfig
+from unimodel.config_observe import ObserveConfig
 
 EPISODES = "episodes"
 """Name of the source that `data.folder` is."""
@@ -328,6 +329,7 @@ class RunConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     faults: FaultConfig = FaultConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    observe: ObserveConfig = ObserveConfig()
 
     @model_validator(mode="after")
     def _sources_exist(self) -> RunConfig:
@@ -352,6 +354,12 @@ class RunConfig(Settings):
                     f"stages.{name}.batch.row_tokens ({stage.batch.row_tokens}) must be a multiple of "
                     f"engine.sequence_parallel ({parts}): use {-(-stage.batch.row_tokens // parts) * parts}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_exist(self) -> RunConfig:
+        if self.observe.check_replicas_every_steps and self.engine.zero == 3:
+            raise ValueError("observe.check_replicas_every_steps: engine.zero=3 holds no weight twice; leave it out")
         return self
 
     @property

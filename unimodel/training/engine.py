@@ -130,7 +130,7 @@ def build_engine(
         swap_in_attention(backbone.decoder, sequence.size)
     backbone.saves_on_host = config.activation_offload
     if config.activation_checkpointing:
-        backbone.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
     num_ranks = dist.get_world_size()
     if num_ranks % config.hierarchical_ranks:
         raise ValueError(

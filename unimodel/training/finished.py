@@ -15,6 +15,7 @@ MAY_CHANGE_ON_RESUME = (
     "checkpoint",
     "faults",
     "evaluation",
+    "observe",
     "runs_folder",
     "data.workers",
     "data.max_bad_samples",
