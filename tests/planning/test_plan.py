@@ -21,7 +21,7 @@ from unimodel.planning.batch_shape import batch_shapes, planned_vocabulary
 from unimodel.planning.hardware import GPUS, Cluster
 from unimodel.planning.plan import Planner
 from unimodel.planning.scale import scaled
-from unimodel.planning.update import count_parameters, micro_row_choices
+from unimodel.planning.update import count_parameters, meta_backbone, micro_row_choices
 from unimodel.run_folder import RunFolder
 from unimodel.vocabulary import Vocabulary
 
@@ -68,7 +68,7 @@ def test_parameters_are_those_of_the_built_decoder(kind: str) -> None:
     changed = VALUES["stages"]["masked"] | {"freeze": ["*embed_tokens*"], "optimizer": {"kind": kind}}
     stage = validate(VALUES | {"stages": {"masked": changed}}, "test").stages["masked"]
     config = validate(VALUES, "test").backbone.model_copy(update={"num_layers": 2, "hidden_size": 128})
-    counted = count_parameters(config, vocabulary, stage)
+    counted = count_parameters(meta_backbone(config, vocabulary, stage), stage)
     parameters = dict(Backbone(build_decoder(config, vocabulary, 0)).named_parameters())
     assert counted.total == sum(parameter.numel() for parameter in parameters.values())
     assert counted.frozen == sum(p.numel() for name, p in parameters.items() if "embed_tokens" in name)
@@ -91,7 +91,7 @@ def test_higher_zero_stages_hold_less_and_send_more() -> None:
 
 def test_checkpointing_trades_memory_for_time() -> None:
     plain, saving = (
-        planner(engine={"precision": "bf16", "activation_checkpointing": on}).as_configured().stages[0]
+        planner(2, engine={"precision": "bf16", "activation_checkpointing": on}).as_configured().stages[0]
         for on in (False, True)
     )
     assert saving.memory.activations < plain.memory.activations / 2

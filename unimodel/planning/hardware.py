@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from unimodel.observe.devices import peak_tflops
+
 GIB = 2**30
 
 MATMUL_EFFICIENCY = 0.70
@@ -23,6 +25,8 @@ LINK_EFFICIENCY = 0.75
 """Of a link's bandwidth, for large collectives."""
 LAUNCH_SECONDS = 9e-6
 """For Python and torch to start one operation on a GPU: a step of small operations cannot be faster than that."""
+NETWORK_BYTES_PER_SECOND = 50e9
+"""Of each device to other nodes: 400 Gbit/s."""
 IN_NODE_LATENCY_SECONDS = 2e-5
 BETWEEN_NODES_LATENCY_SECONDS = 4e-5
 """Of one collective, per doubling of the ranks beyond one node."""
@@ -66,39 +70,41 @@ class Device:
 
 
 def _gpu(
-    name: str, memory_gib: float, bf16: float, fp32: float, memory_gbs: float, link_gbs: float, host_gbs: float
+    name: str, reported: str, memory_gib: float, fp32: float, memory_gbs: float, link_gbs: float, host_gbs: float
 ) -> Device:
+    """`reported` is what torch calls it."""
+    bf16 = peak_tflops(reported)
+    assert bf16 is not None, reported
+
     def rates(peak: float) -> Rates:
         stream = memory_gbs * 1e9 * STREAM_EFFICIENCY
         return Rates(peak * MATMUL_EFFICIENCY, peak * ATTENTION_EFFICIENCY, stream, stream, LAUNCH_SECONDS, True)
 
     peaks = {"bf16": bf16 * 1e12, "fp32": fp32 * 1e12}
-    by_precision = {precision: rates(peak) for precision, peak in peaks.items()}
-    network = 50e9  # 400 Gbit/s for each device
     return Device(
         name=name,
         memory_bytes=int(memory_gib * GIB),
-        rates=by_precision,
+        rates={precision: rates(peak) for precision, peak in peaks.items()},
         peak_flops=peaks,
         link_bytes_per_second=link_gbs * 1e9,
-        network_bytes_per_second=network,
+        network_bytes_per_second=NETWORK_BYTES_PER_SECOND,
         host_bytes_per_second=host_gbs * 1e9,
         runtime_bytes=GPU_RUNTIME_BYTES,
         is_gpu=True,
     )
 
 
-# Name, usable GiB, bf16 TFLOP/s, fp32 TFLOP/s without tensor cores, memory GB/s, link GB/s, host GB/s.
+# Name, torch's name, usable GiB, fp32 TFLOP/s without tensor cores, memory GB/s, link GB/s, host GB/s.
 GPUS = {
     device.name: device
     for device in (
-        _gpu("a100-40gb", 39.4, 312, 19.5, 1555, 300, 25),
-        _gpu("a100", 79.1, 312, 19.5, 2039, 300, 25),
-        _gpu("l40s", 44.4, 362, 91.6, 864, 25, 25),
-        _gpu("h100", 79.1, 989, 66.9, 3350, 450, 50),
-        _gpu("h200", 139.8, 989, 66.9, 4800, 450, 50),
-        _gpu("b200", 179.0, 2250, 75, 8000, 900, 50),
-        _gpu("rtx4090", 23.5, 165, 82.6, 1008, 25, 25),
+        _gpu("a100-40gb", "A100", 39.4, 19.5, 1555, 300, 25),
+        _gpu("a100", "A100", 79.1, 19.5, 2039, 300, 25),
+        _gpu("l40s", "L40S", 44.4, 91.6, 864, 25, 25),
+        _gpu("h100", "H100", 79.1, 66.9, 3350, 450, 50),
+        _gpu("h200", "H200", 139.8, 66.9, 4800, 450, 50),
+        _gpu("b200", "B200", 179.0, 75, 8000, 900, 50),
+        _gpu("rtx4090", "RTX 4090", 23.5, 82.6, 1008, 25, 25),
     )
 }
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from unimodel.backbone.flops import decoder_flops
 from unimodel.config import RunConfig, StageConfig
 from unimodel.planning.batch_shape import BatchShape
-from unimodel.planning.hardware import VISIBLE_FRACTION, Cluster
+from unimodel.planning.hardware import Cluster
 from unimodel.planning.memory import Layout, Memory, checkpoint_bytes, memory_of
 from unimodel.planning.step_time import StepTime, step_time
-from unimodel.planning.trace import MicroBatch, Trace, kind_of, trace_micro_batch
-from unimodel.planning.update import Parameters, count_parameters, micro_row_choices
+from unimodel.planning.trace import MicroBatch, Trace, trace_micro_batch
+from unimodel.planning.update import Parameters, count_parameters, meta_backbone, micro_row_choices
 from unimodel.vocabulary import Vocabulary
 
 MAX_MICRO_TOKENS = 1 << 18
@@ -42,7 +43,7 @@ class StagePlan:
     memory: Memory
     time: StepTime
     useful_flops: float
-    """Of one step over all devices, without what checkpointing computes twice."""
+    """Of one step over all devices, counted as for the MFU of a run (`unimodel/backbone/flops.py`)."""
 
     @property
     def seconds(self) -> float:
@@ -122,8 +123,11 @@ class Planner:
     ) -> None:
         self.config, self.cluster, self.vocabulary, self.shapes = config, cluster, vocabulary, shapes
         self._traces: dict[tuple[str, MicroBatch], Trace] = {}
+        self._backbones = {
+            name: meta_backbone(config.backbone, vocabulary, stage) for name, stage in config.ordered_stages
+        }
         self._parameters = {
-            name: count_parameters(config.backbone, vocabulary, stage) for name, stage in config.ordered_stages
+            name: count_parameters(self._backbones[name], stage) for name, stage in config.ordered_stages
         }
 
     def as_configured(self) -> RunPlan:
@@ -195,8 +199,7 @@ class Planner:
 
     def _stage(self, name: str, stage: StageConfig, layout: Layout) -> StagePlan:
         shape, parameters, cluster = self.shapes[name], self._parameters[name], self.cluster
-        trace = self._trace(shape, layout, checkpointing=layout.checkpointing)
-        plain = self._trace(shape, layout, checkpointing=False)
+        trace = self._trace(shape, layout)
         parts = layout.sequence_parallel
         part = replace(trace, peak_bytes=trace.peak_bytes // parts, saved_bytes=trace.saved_bytes // parts)
         hidden = layout.micro_rows * shape.length * self.config.backbone.hidden_size * layout.weight_bytes
@@ -210,12 +213,18 @@ class Planner:
             parameters=parameters,
             memory=memory_of(layout, parameters, part, cluster.device),
             time=time,
-            useful_flops=useful_flops(plain, cluster.device.is_gpu) * layout.accumulation * layout.data_ranks,
+            useful_flops=self._useful_flops(name, stage),
         )
 
-    def _trace(self, shape: BatchShape, layout: Layout, *, checkpointing: bool) -> Trace:
+    def _useful_flops(self, name: str, stage: StageConfig) -> float:
+        shape, rows = self.shapes[name], stage.batch.rows
+        targets = round(rows * sum(number for _, number in shape.targets))
+        tokens = round(rows * shape.tokens)
+        return decoder_flops(self._backbones[name].decoder, tokens=tokens, length=shape.length, targets=targets)
+
+    def _trace(self, shape: BatchShape, layout: Layout) -> Trace:
         batch = micro_batch(shape, layout.micro_rows, dense_mask=not self.cluster.device.is_gpu)
-        batch = replace(batch, checkpointing=checkpointing)
+        batch = replace(batch, checkpointing=layout.checkpointing)
         key = (layout.precision, batch)
         if key not in self._traces:
             self._traces[key] = trace_micro_batch(self.config.backbone, self.vocabulary, *key)
@@ -226,12 +235,3 @@ def micro_batch(shape: BatchShape, rows: int, *, dense_mask: bool) -> MicroBatch
     """`rows` rows of a stage's average kind."""
     targets = tuple((modality, max(1, round(rows * number))) for modality, number in shape.targets)
     return MicroBatch(rows, shape.length, targets, dense_mask, checkpointing=False)
-
-
-def useful_flops(trace: Trace, is_gpu: bool) -> float:
-    """Of one micro-batch. A GPU's attention skips the tiles that nobody sees."""
-    visible = VISIBLE_FRACTION if is_gpu else 1.0
-    return sum(
-        operation.flops * times * (visible if kind_of(operation.name) == "attention" else 1.0)
-        for operation, times in trace.work.items()
-    )

@@ -48,12 +48,19 @@ class Parameters:
         return self.orthogonal + 2 * self.adam
 
 
-def count_parameters(backbone: BackboneConfig, vocabulary: Vocabulary, stage: StageConfig) -> Parameters:
-    """Names and shapes of the decoder as it would be built; nothing is."""
+def meta_backbone(backbone: BackboneConfig, vocabulary: Vocabulary, stage: StageConfig) -> Backbone:
+    """The backbone as it would be built and frozen for a stage, on the meta device: names and shapes alone."""
     with torch.device("meta"):
         model = Backbone(planned_decoder(backbone, vocabulary, "fp32", checkpointing=False))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(fnmatch.fnmatch(name, pattern) for pattern in stage.freeze))
+    return model
+
+
+def count_parameters(model: Backbone, stage: StageConfig) -> Parameters:
+    """Of a backbone on any device."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    frozen = {name for pattern in stage.freeze for name in fnmatch.filter(shapes, pattern)}
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     groups = {"orthogonal": 0, "decayed": 0, "rest": 0}
     muon_flops = largest = 0
     for name, shape in shapes.items():
