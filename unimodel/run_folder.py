@@ -67,6 +67,16 @@ class RunFolder:
         return self.path / "timing.jsonl"
 
     @property
+    def ranks(self) -> Path:
+        """One JSON line every few steps: how long each rank takes by itself, and which one the others wait for."""
+        return self.path / "ranks.jsonl"
+
+    @property
+    def profile(self) -> Path:
+        """Traces and tables of torch's profiler."""
+        return self.path / "profile"
+
+    @property
     def starts(self) -> Path:
         """One JSON line per start of the training: when, from which step, on how many ranks."""
         return self.path / "starts.jsonl"

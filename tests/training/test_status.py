@@ -63,6 +63,31 @@ def test_what_went_wrong_is_told(run: RunFolder) -> None:
     assert told["time"].startswith("2:10 min"), "a run that goes on is measured up to now"
 
 
+def test_speed_slowest_rank_and_gradients_are_told(run: RunFolder) -> None:
+    steps = range(1, 21)
+    speed = {"tflops_per_second_per_device": 123.4, "mfu": 0.125}
+    timing = {"seconds": 2.0, "loading_seconds": 0.5, "tokens_per_second": 500.0}
+    write_lines(run.timing, [{"step": n} | timing | speed for n in steps], BEGAN + 100)
+    slowest = {"rank": 2, "host": "node7", "seconds": 0.6}
+    ranks = {"loading_seconds": [0.1, 0.1, 0.1], "forward_seconds": [0.2, 0.2, 0.5], "median_seconds": 0.3}
+    write_lines(run.ranks, [{"step": 20} | ranks | {"slowest": slowest}], BEGAN)
+    metrics = [{"step": n, "stage": "masked", "loss": 1.0, "learning_rate": 1e-3} for n in steps]
+    for line in metrics:
+        line |= {"gradient_norm/image": 0.5, "gradient_norm/text": 2.0}
+    write_lines(run.metrics, metrics, BEGAN + 100)
+    told = dict(run_status(run.path, now=BEGAN + 1000))
+    assert told["speed"].endswith("500 tokens/s, 123 TFLOP/s a device, MFU 12.5% (median of 20 steps)")
+    parts = "data 0.100 s, forward 0.500 s"
+    assert told["slowest rank"] == f"2 on node7: 2.00 times the median by itself ({parts}), up to step 20"
+    assert "gradients" not in told, "nothing is unusual"
+    metrics[6]["gradient_norm/image"] = 15.0
+    metrics[8]["gradient_norm/text"] = None
+    metrics[9] |= {"gradient_norm/image": None, "gradient_norm/text": None, "skipped": True}
+    write_lines(run.metrics, metrics, BEGAN + 100)
+    told = dict(run_status(run.path, now=BEGAN + 1000))
+    assert told["gradients"] == "image 30 times its median at step 7, text not finite at step 9"
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         list(run_status(tmp_path))

@@ -14,6 +14,7 @@ from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.config import RunConfig, StageConfig
 from unimodel.errors import Stopped
 from unimodel.observe.progress import ProgressBar, say
+from unimodel.observe.trackers import Trackers
 from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.finished import source_names
@@ -26,6 +27,7 @@ from unimodel.training.faults import LossWatch, RollBackError
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
 from unimodel.training.metrics import counted_losses, describe, metrics_line, skips_in_a_row, timing_line
 from unimodel.training.named_state import NamedState
+from unimodel.training.observer import StageObserver
 from unimodel.training.quarantine import quarantine, quarantine_step
 from unimodel.training.schedule import learning_rate
 from unimodel.training.step import StepReport, train_step
@@ -45,6 +47,7 @@ class RunContext:
     writer: CheckpointWriter
     watchdog: Watchdog | None
     stop: StopSignal
+    trackers: Trackers
 
 
 class StageTrainer:
@@ -90,6 +93,7 @@ class StageTrainer:
         losses, self.skips_in_a_row = from_main_rank((losses, skips_in_a_row(lines, name)))
         self.losses = LossWatch(config.faults, losses)
         self.saving_seconds = 0.0  # since the last line of timing
+        self.observer = StageObserver(config, stage, run, self.engine, bundle.vocabulary, context.device)
 
     def _restore(self, stored: StoredState | None, resumed: bool) -> None:
         averaging = self.stage.optimizer.ema_decay > 0
@@ -131,6 +135,7 @@ class StageTrainer:
         began = time.monotonic()
         rate = self._set_learning_rate(stage_step)
         before = self.position.stream
+        self.observer.begin(self.position.step + 1)
         step = next(self.stream)
         loading_seconds = time.monotonic() - began
         tell = (float(len(step.bad_samples)), float(self.context.stop.requested), *self.context.writer.written())
@@ -139,10 +144,10 @@ class StageTrainer:
             step.batch.to(self.context.device),
             self.stage,
             self.context.bundle.vocabulary,
-            tell,
+            (*tell, *self.observer.tell()),
             loss_limit=self.losses.limit,
         )
-        bad_samples, _, written, failed = report.told
+        bad_samples, _, written, failed, *rank_seconds = report.told
         self.context.writer.settle(written, failed)
         done = stage_step + 1 == self.stage.steps
         updates = self.position.updates + (not report.skipped)
@@ -150,11 +155,15 @@ class StageTrainer:
         if bad_samples:
             limit = self.context.config.data.max_bad_samples
             quarantine(self.context.run, self.position.step, step.bad_samples, limit)
+        norms = self.observer.end(loading_seconds, rank_seconds)
         seconds = time.monotonic() - began
         if self.is_main:
-            append_json_line(self.context.run.metrics, metrics_line(self.position, self.stage, step, report, rate))
+            metrics = metrics_line(self.position, self.stage, step, report, rate) | norms
+            append_json_line(self.context.run.metrics, metrics)
             timing = timing_line(self.position, report, seconds, loading_seconds, self.saving_seconds)
+            timing |= self.observer.speed(report, seconds)
             append_json_line(self.context.run.timing, timing)
+            self.context.trackers.log(self.position.step, metrics | timing)
         self.saving_seconds = 0.0
         self._count(step, report, before)
         return seconds, report
@@ -179,6 +188,7 @@ class StageTrainer:
 
         Raises OSError on all ranks when it was waited for and could not be written.
         """
+        self.observer.before_saving()
         writer = self.context.writer
         if writer.is_busy:
             writer.finish()
@@ -193,6 +203,7 @@ class StageTrainer:
         """Ends the workers and the engine, and what is being saved of it."""
         self._beat(pause=True)
         self.context.writer.finish()
+        self.observer.close()
         self.stream.close()
         self.engine.destroy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,9 @@ from unimodel.run_folder import RunFolder, read_json_lines
 from unimodel.training.checkpoint import list_checkpoints
 
 RECENT_STEPS = 50
+GRADIENT_NORM = "gradient_norm/"
+BLOWN_UP = 10.0
+"""Times the median from which on a modality's gradient norm is worth a line."""
 
 Line = tuple[str, str]
 """What, and how it is."""
@@ -34,13 +38,20 @@ def run_status(path: Path, now: float | None = None) -> Iterator[Line]:
         seconds, tokens = (
             statistics.median(line[name] for line in recent) for name in ("seconds", "tokens_per_second")
         )
-        yield "speed", f"{seconds:.3f} s a step, {tokens:,.0f} tokens/s (median of {len(recent)} steps)"
+        utilisation = _utilisation(recent)
+        yield "speed", f"{seconds:.3f} s a step, {tokens:,.0f} tokens/s{utilisation} (median of {len(recent)} steps)"
+    ranks = read_json_lines(run.ranks)
+    if ranks and len(ranks[-1]["forward_seconds"]) > 1:
+        yield "slowest rank", _slowest(ranks[-1])
     if starts and timing:
         yield "time", _goodput(starts, timing, max(now if _is_running(run, now) else 0.0, run.timing.stat().st_mtime))
         yield "starts", f"{len(starts)}, the last on {starts[-1]['ranks']} ranks from step {starts[-1]['step']}"
     saved = list_checkpoints(run.checkpoints)
     if saved:
         yield "checkpoints", f"{len(saved)}, newest {saved[0].name}, {_ago(saved[0], now)} ago"
+    blown_up = _blown_up(metrics)
+    if blown_up:
+        yield "gradients", blown_up
     for what, file in (("unreadable samples", run.quarantine), ("skipped steps", run.skipped)):
         if file.exists() and file.stat().st_size:
             yield what, f"{len(read_json_lines(file))}, listed in {file}"
@@ -57,6 +68,38 @@ def _progress(config: RunConfig, metrics: Sequence[dict[str, Any]], timing: Sequ
         seconds = (total - done) * statistics.median(line["seconds"] for line in timing[-RECENT_STEPS:])
         left = f", about {_duration(seconds)} left at this stage's speed"
     return f"step {done:,} of {total:,}, stage {stage}{left}"
+
+
+def _utilisation(timing: Sequence[dict[str, Any]]) -> str:
+    """Operations per second, and their share of the device's peak where it is known."""
+    tflops = [line["tflops_per_second_per_device"] for line in timing if "tflops_per_second_per_device" in line]
+    mfu = [line["mfu"] for line in timing if "mfu" in line]
+    told = f", {statistics.median(tflops):.3g} TFLOP/s a device" if tflops else ""
+    return told + (f", MFU {statistics.median(mfu):.1%}" if mfu else "")
+
+
+def _slowest(line: dict[str, Any]) -> str:
+    """Of a line of ranks.jsonl."""
+    rank, seconds, median = line["slowest"]["rank"], line["slowest"]["seconds"], line["median_seconds"]
+    times = f"{seconds / median:.2f} times the median" if median else f"{seconds:.3f} s"
+    parts = f"data {line['loading_seconds'][rank]:.3f} s, forward {line['forward_seconds'][rank]:.3f} s"
+    return f"{rank} on {line['slowest']['host']}: {times} by itself ({parts}), up to step {line['step']}"
+
+
+def _blown_up(metrics: Sequence[dict[str, Any]]) -> str:
+    """Modalities whose gradient was, in one of the last steps, far off what it mostly is. A skipped step whose loss was
+    dropped has no finite one and does not count."""
+    told = []
+    lines = [line for line in metrics if any(line[name] is not None for name in line if name.startswith(GRADIENT_NORM))]
+    for name in sorted({name for line in lines for name in line if name.startswith(GRADIENT_NORM)}):
+        norms = {line["step"]: math.inf if line[name] is None else line[name] for line in lines if name in line}
+        label, middle = name.removeprefix(GRADIENT_NORM), statistics.median(norms.values())
+        step = max(list(norms)[-RECENT_STEPS:], key=norms.__getitem__)
+        if norms[step] == math.inf:
+            told.append(f"{label} not finite at step {step}")
+        elif norms[step] > BLOWN_UP * middle > 0:
+            told.append(f"{label} {norms[step] / middle:.0f} times its median at step {step}")
+    return ", ".join(told)
 
 
 def _goodput(starts: Sequence[dict[str, Any]], timing: Sequence[dict[str, Any]], end: float) -> str:

@@ -28,6 +28,8 @@ class StepReport:
     modality_nats: dict[str, float]
     """Mean cross entropy per target, nats."""
     modality_accuracy: dict[str, float]
+    targets: int
+    """Places of the global batch that had something to answer."""
     tokens: int
     """Tokens of the global batch that are not padding."""
     padding_fraction: float
@@ -90,6 +92,7 @@ def train_step(
         objective_losses=means,
         modality_nats={m.label: float(nats[m] / targets[m]) for m in present},
         modality_accuracy={m.label: float(correct[m] / targets[m]) for m in present},
+        targets=int(targets.sum()),
         tokens=int(tokens),
         padding_fraction=1 - tokens / places,
         gradient_norm=None if norm is None or not math.isfinite(norm) else float(norm),

@@ -21,6 +21,7 @@ from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
 from unimodel.errors import LostError, agent_pid
 from unimodel.observe.progress import say
+from unimodel.observe.trackers import Trackers, require_trackers
 from unimodel.run_folder import RunFolder, append_json_line, truncate_json_lines
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import Checkpoint
@@ -34,6 +35,9 @@ from unimodel.training.stage_trainer import RunContext, StageTrainer
 from unimodel.training.stop_signal import StopSignal
 from unimodel.training.watchdog import Watchdog
 
+SHOWN_BY_TRACKERS = ("name", "seed", "backbone", "stages", "engine")
+"""Sections of the config. Not those of data and checkpoints: an address may carry a password."""
+
 
 def train(config: RunConfig, *, check: bool = False) -> None:
     """Trains all stages of `config` that are not done yet; returns at once when all are. With a `check` all nodes are
@@ -42,6 +46,7 @@ def train(config: RunConfig, *, check: bool = False) -> None:
     Raises Stopped after a signal, ValueError for a config that differs from the run's, FloatingPointError for losses
     that stay not finite, LostError when another process is gone, and OSError when a checkpoint cannot be written.
     """
+    require_trackers(config.observe.trackers)
     run, watchdog = RunFolder(config.folder), None
     try:
         agent = agent_pid()
@@ -91,7 +96,8 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
         _forget_steps_after(run, checkpoint)
         _note_start(config, run, checkpoint)
     writer = CheckpointWriter(run.checkpoints, config.checkpoint, settings_of(config), warn)
-    context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal())
+    trackers = _trackers(config, run, checkpoint)
+    context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal(), trackers)
     context.stop.listen()
     try:
         for name, stage in config.ordered_stages:
@@ -100,12 +106,20 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
                 checkpoint = agreed_checkpoint(run.checkpoints, warn_once)
     finally:
         writer.close()
+        trackers.close()
 
 
 def _note_start(config: RunConfig, run: RunFolder, checkpoint: Checkpoint | None) -> None:
     step, ranks = checkpoint.position.step if checkpoint else 0, dist.get_world_size()
     start = {"time": round(time.time(), 3), "step": step, "ranks": ranks, "zero": config.engine.zero}
     append_json_line(run.starts, start)
+
+
+def _trackers(config: RunConfig, run: RunFolder, checkpoint: Checkpoint | None) -> Trackers:
+    observe = config.observe
+    names = observe.trackers if dist.get_rank() == 0 else ()
+    shown = {name: value for name, value in settings_of(config).items() if name in SHOWN_BY_TRACKERS}
+    return Trackers(names, run.path, observe.wandb_project, checkpoint.position.step if checkpoint else 0, shown)
 
 
 def _watchdog(config: RunConfig, run: RunFolder) -> Watchdog | None:
@@ -132,6 +146,7 @@ def _train_stage(
             warn(f"{too_many}: back to step {checkpoint.position.step if checkpoint else 0}, on with other data")
             if dist.get_rank() == 0:
                 _forget_steps_after(context.run, checkpoint)
+                context.trackers.go_back(checkpoint.position.step if checkpoint else 0)
             dist.barrier()
             trainer = StageTrainer(context, name, stage, checkpoint, jump=trainer.position.stream)
     trainer.close()
@@ -139,7 +154,7 @@ def _train_stage(
 
 def _forget_steps_after(run: RunFolder, checkpoint: Checkpoint | None) -> None:
     """Their lines are written again."""
-    for lines in (run.metrics, run.timing, run.quarantine):
+    for lines in (run.metrics, run.timing, run.ranks, run.quarantine):
         truncate_json_lines(lines, checkpoint.position.step if checkpoint else 0)
 
 
