@@ -107,10 +107,20 @@ def test_best_plan_fits_and_is_as_fast_as_the_configured_one() -> None:
 
 
 def test_device_too_small_has_no_best_plan_but_a_smallest() -> None:
-    large = VALUES["backbone"] | {"num_layers": 64, "hidden_size": 8192, "intermediate_size": 28672}
+    large = VALUES["backbone"] | {"num_layers": 400, "hidden_size": 16384, "intermediate_size": 65536}
     found = planner(8, "rtx4090", backbone=large)
     smallest = found.smallest()
     assert found.best() is None and smallest is not None and not smallest.fits
+
+
+def test_what_fits_no_device_alone_may_lie_in_host_memory() -> None:
+    large = VALUES["backbone"] | {"num_layers": 64, "hidden_size": 4096, "intermediate_size": 14336}
+    found = planner(8, "rtx4090", backbone=large)
+    best = found.best()
+    assert best is not None and best.fits
+    layout = best.stages[0].layout
+    assert layout.optimizer_on_host and best.stages[0].memory.optimizer == 0
+    assert best.stages[0].memory.host > found.as_configured().stages[0].memory.host
 
 
 def test_more_devices_wait_and_fail_more() -> None:

@@ -42,6 +42,9 @@ class Layout:
     ranks: int
     averaging: bool
     """A moving average of the weights is kept."""
+    optimizer_on_host: bool = False
+    parameters_on_host: bool = False
+    activations_on_host: bool = False
 
     @property
     def data_ranks(self) -> int:
@@ -75,7 +78,8 @@ class Memory:
     margin: int
     peak_in_update: bool
     host: int
-    """For each rank of the host: the copy of its share for a checkpoint, and the weights as they are read."""
+    """For each rank of the host: the weights as they are read, the copy of its share for a checkpoint, and what is
+    offloaded."""
 
     @property
     def total(self) -> int:
@@ -98,6 +102,12 @@ def memory_of(layout: Layout, parameters: Parameters, trace: Trace, device: Devi
     moments = parameters.moments * FP32_BYTES // layout.shards
     average = high if layout.averaging else 0
     copied = checkpoint_bytes(parameters, averaging=layout.averaging) // layout.ranks
+    on_host = 0
+    if layout.optimizer_on_host:
+        on_host += masters + moments + average
+        masters = moments = average = 0
+    if layout.parameters_on_host:
+        on_host, weights = on_host + weights, 0
     held = Memory(
         parameters=weights,
         gradients=0,
@@ -108,7 +118,7 @@ def memory_of(layout: Layout, parameters: Parameters, trace: Trace, device: Devi
         runtime=device.runtime_bytes,
         margin=0,
         peak_in_update=False,
-        host=parameters.total * FP32_BYTES + copied if device.is_gpu else 0,
+        host=parameters.total * FP32_BYTES + copied + on_host if device.is_gpu else 0,
     )
     peaks = (_in_backward(held, layout, parameters, trace, device), _in_update(held, layout, parameters, device))
     backward, update = peaks
@@ -163,6 +173,8 @@ def _in_update(held: Memory, layout: Layout, parameters: Parameters, device: Dev
     most = SUB_GROUP_ELEMENTS if layout.zero == 3 else parameters.total
     adam = min(parameters.largest_group // cut, most) * (2 if device.is_gpu else 3)
     temporaries = FP32_BYTES * max(adam, 2 * min(parameters.orthogonal // cut, most) + turned)
+    if layout.optimizer_on_host:
+        temporaries = 0
     kept = 0
     if layout.zero == 3:  # its bucket is never given back
         kept = (BUCKET_ELEMENTS if device.is_gpu else min(BUCKET_ELEMENTS, parameters.trained)) * size

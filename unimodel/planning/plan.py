@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from itertools import product
+from typing import NamedTuple, TypeVar
 
 from unimodel.backbone.flops import decoder_flops
 from unimodel.config import RunConfig, StageConfig
@@ -106,6 +107,18 @@ class RunPlan:
         return self.memory_bytes <= self.cluster.device.memory_bytes
 
 
+class Spread(NamedTuple):
+    """Engine settings that decide how a run is laid out."""
+
+    zero: int
+    checkpointing: bool
+    parts: int
+    """Ranks that share a row."""
+    optimizer_on_host: bool
+    parameters_on_host: bool
+    activations_on_host: bool
+
+
 Planned = TypeVar("Planned", StagePlan, RunPlan)
 
 
@@ -135,9 +148,16 @@ class Planner:
         engine, ranks = self.config.engine, self.cluster.num_devices
         stages = []
         for name, stage in self.config.ordered_stages:
-            micro_rows = stage.batch.micro_rows(ranks)
-            layout = self._layout(stage, engine.zero, micro_rows, engine.activation_checkpointing, 1)
-            stages.append(self._stage(name, stage, layout))
+            micro_rows = stage.batch.micro_rows(ranks // engine.sequence_parallel)
+            spread = Spread(
+                engine.zero,
+                engine.activation_checkpointing,
+                engine.sequence_parallel,
+                engine.offload_optimizer != "none",
+                engine.offload_parameters != "none",
+                engine.activation_offload,
+            )
+            stages.append(self._stage(name, stage, self._layout(stage, spread, micro_rows)))
         return RunPlan(self.cluster, tuple(stages))
 
     def best(self) -> RunPlan | None:
@@ -155,54 +175,64 @@ class Planner:
         return self._stage(name, stage, layout)
 
     def _plans(self) -> Iterator[RunPlan]:
-        for zero in range(4):
-            for checkpointing in (False, True):
-                for parts in SEQUENCE_PARTS:
-                    if self.cluster.num_devices % parts == 0 and self.config.backbone.num_heads % parts == 0:
-                        yield from self._with_engine(zero, checkpointing, parts)
+        """Those that keep all on the devices; where none of them fits, those that use the host's memory too."""
+        found = list(self._spread_over((False,)))
+        if not any(plan.fits for plan in found):
+            found += self._spread_over((True,))
+        yield from found
 
-    def _with_engine(self, zero: int, checkpointing: bool, parts: int) -> Iterator[RunPlan]:
+    def _spread_over(self, offloading: tuple[bool, ...]) -> Iterator[RunPlan]:
+        for zero, checkpointing, parts, offload in product(range(4), (False, True), SEQUENCE_PARTS, offloading):
+            if self.cluster.num_devices % parts or self.config.backbone.num_heads % parts or (offload and not zero):
+                continue
+            yield from self._with_engine(Spread(zero, checkpointing, parts, offload, False, False))
+            if offload and zero == 3:
+                yield from self._with_engine(Spread(zero, checkpointing, parts, offload, True, checkpointing))
+
+    def _with_engine(self, spread: Spread) -> Iterator[RunPlan]:
         """At most one plan: engine settings are the run's, and every stage takes its best micro-batch."""
         stages = []
         for name, stage in self.config.ordered_stages:
-            if stage.batch.row_tokens % parts:
+            if stage.batch.row_tokens % spread.parts:
                 return
-            found = list(self._micro_batches(name, stage, zero, checkpointing, parts))
+            found = list(self._micro_batches(name, stage, spread))
             fitting = [one for one in found if one.memory.total <= self.cluster.device.memory_bytes]
             if not found:
                 return
             stages.append(_fast_and_small(fitting) if fitting else min(found, key=lambda one: one.memory.total))
         yield RunPlan(self.cluster, tuple(stages))
 
-    def _micro_batches(
-        self, name: str, stage: StageConfig, zero: int, checkpointing: bool, parts: int
-    ) -> Iterator[StagePlan]:
-        data_ranks = self.cluster.num_devices // parts
+    def _micro_batches(self, name: str, stage: StageConfig, spread: Spread) -> Iterator[StagePlan]:
+        data_ranks = self.cluster.num_devices // spread.parts
         for micro_rows in micro_row_choices(stage.batch.rows, data_ranks):
             accumulation = stage.batch.rows // data_ranks // micro_rows
             small = micro_rows * stage.batch.row_tokens <= MAX_MICRO_TOKENS
             if (small or micro_rows == 1) and accumulation <= MAX_ACCUMULATION:
-                yield self._stage(name, stage, self._layout(stage, zero, micro_rows, checkpointing, parts))
+                yield self._stage(name, stage, self._layout(stage, spread, micro_rows))
 
-    def _layout(self, stage: StageConfig, zero: int, micro_rows: int, checkpointing: bool, parts: int) -> Layout:
+    def _layout(self, stage: StageConfig, spread: Spread, micro_rows: int) -> Layout:
         ranks = self.cluster.num_devices
         return Layout(
-            zero=zero,
+            zero=spread.zero,
             precision=self.config.engine.precision,
             micro_rows=micro_rows,
-            accumulation=stage.batch.rows * parts // (ranks * micro_rows),
-            checkpointing=checkpointing,
-            sequence_parallel=parts,
+            accumulation=stage.batch.rows * spread.parts // (ranks * micro_rows),
+            checkpointing=spread.checkpointing,
+            sequence_parallel=spread.parts,
             ranks=ranks,
             averaging=stage.optimizer.ema_decay > 0,
+            optimizer_on_host=spread.optimizer_on_host,
+            parameters_on_host=spread.parameters_on_host,
+            activations_on_host=spread.activations_on_host,
         )
 
     def _stage(self, name: str, stage: StageConfig, layout: Layout) -> StagePlan:
         shape, parameters, cluster = self.shapes[name], self._parameters[name], self.cluster
         trace = self._trace(shape, layout)
         parts = layout.sequence_parallel
-        part = replace(trace, peak_bytes=trace.peak_bytes // parts, saved_bytes=trace.saved_bytes // parts)
         hidden = layout.micro_rows * shape.length * self.config.backbone.hidden_size * layout.weight_bytes
+        offloaded = hidden * self.config.backbone.num_layers if layout.activations_on_host else 0
+        part = replace(trace, peak_bytes=max(hidden, trace.peak_bytes - offloaded) // parts)
         time = step_time(layout, parameters, trace, cluster, hidden)
         return StagePlan(
             name=name,

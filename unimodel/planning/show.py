@@ -49,6 +49,12 @@ def _layout_lines(plan: RunPlan, stage: StagePlan) -> Iterator[tuple[str, str]]:
     yield "micro-batch x accumulation x ranks", f"{layout.micro_rows} x {layout.accumulation} x {layout.data_ranks}"
     yield "checkpointing", "yes" if layout.checkpointing else "no"
     yield "sequence parallel", str(layout.sequence_parallel) if layout.sequence_parallel > 1 else ""
+    offloaded = (
+        ("optimizer", layout.optimizer_on_host),
+        ("parameters", layout.parameters_on_host),
+        ("activations", layout.activations_on_host),
+    )
+    yield "in host memory", ", ".join(name for name, is_there in offloaded if is_there)
 
 
 def _memory_lines(plan: RunPlan, stage: StagePlan) -> Iterator[tuple[str, str]]:
@@ -109,6 +115,12 @@ def settings(plan: RunPlan) -> list[str]:
     ]
     if layout.sequence_parallel > 1:
         lines.append(f"engine.sequence_parallel={layout.sequence_parallel}")
+    if layout.optimizer_on_host:
+        lines.append("engine.offload_optimizer=cpu")
+    if layout.parameters_on_host:
+        lines.append("engine.offload_parameters=cpu")
+    if layout.activations_on_host:
+        lines.append("engine.activation_offload=true")
     return lines
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unimodel.planning.hardware import VISIBLE_FRACTION, Cluster, Rates
+from unimodel.planning.hardware import VISIBLE_FRACTION, Cluster, Device, Rates
 from unimodel.planning.memory import LIVE_ELEMENTS, Layout
 from unimodel.planning.trace import Trace, kind_of
 from unimodel.planning.update import UPDATE_BYTES, Parameters
 
 OVERLAPPED_FRACTION = 0.8
 """Of ZeRO 3's communication that can hide behind computation: gathers run ahead, the first and the last cannot."""
+HOST_UPDATE_BYTES_PER_SECOND = 30e9
+"""Of the host's memory, for each device of a node: its processors update what is offloaded."""
 TENSOR_SECONDS = 4e-5
 """DeepSpeed's hooks for one parameter in one backward."""
 
@@ -41,8 +43,16 @@ def step_time(
     rates = cluster.device.rates[layout.precision]
     micro, launch_bound = _micro_batch(trace, rates, layout.sequence_parallel)
     compute = layout.accumulation * (micro + parameters.num_tensors * TENSOR_SECONDS * (not launch_bound))
-    update = _update(layout, parameters, rates)
+    update = _update(layout, parameters, cluster.device)
     gradients, sequence = _communication(layout, parameters, cluster, activation_bytes)
+    device = cluster.device
+    if layout.parameters_on_host and device.is_gpu:  # each rank reads its share of them for every gather
+        reads = 2 * layout.accumulation * parameters.total * layout.weight_bytes / layout.ranks
+        gradients += reads / device.host_bytes_per_second
+    if layout.activations_on_host and device.is_gpu:
+        layers = max(1, parameters.total // max(1, parameters.layer))
+        crossing = 2 * layout.accumulation * layers * activation_bytes / layout.sequence_parallel
+        gradients += crossing / device.host_bytes_per_second
     hidden = min(gradients, OVERLAPPED_FRACTION * compute) if layout.zero == 3 else 0.0
     return StepTime(compute, update, gradients + sequence, gradients + sequence - hidden, launch_bound)
 
@@ -67,12 +77,16 @@ def _micro_batch(trace: Trace, rates: Rates, parts: int) -> tuple[float, bool]:
     return seconds + starting, False
 
 
-def _update(layout: Layout, parameters: Parameters, rates: Rates) -> float:
+def _update(layout: Layout, parameters: Parameters, device: Device) -> float:
+    rates = device.rates[layout.precision]
     shard = parameters.trained / layout.shards
     moved = shard * UPDATE_BYTES
     if layout.zero or layout.precision == "bf16":
         moved += shard * 12 + parameters.trained * layout.weight_bytes * 3  # flat copies in and out
     turning = parameters.muon_flops / rates.matmul_flops / layout.shards
+    if layout.optimizer_on_host and device.is_gpu:
+        crossing = 2 * shard * layout.weight_bytes / device.host_bytes_per_second
+        return shard * UPDATE_BYTES / HOST_UPDATE_BYTES_PER_SECOND + crossing + turning
     return moved / rates.update_bytes + turning
 
 
