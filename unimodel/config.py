@@ -28,7 +28,8 @@ class RecordingConfig(Settings):
     """Episodes recorded from a gymnasium environment (`unimodel data record`)."""
 
     environment: str = "BabyAI-GoToLocalS8N3-v0"
-    """A MiniGrid, BabyAI or Atari (`ALE/Pong-v5`) id; only BabyAI levels have a scripted bot."""
+    """A gymnasium id with discrete actions: MiniGrid, BabyAI, Atari with its sound (`ALE/Pong-v5`), or any other
+    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`); only BabyAI levels have a scripted bot."""
     train_episodes: PositiveInt = 4000
     validation_episodes: PositiveInt = 100
     """Held out for choosing settings: seeds that training never sees."""

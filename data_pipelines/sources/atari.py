@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -54,15 +55,8 @@ def record_episode(
     check_settings(environment, image_size, random_action_fraction)
     env = _make(environment)
     rng = keyed_generator("episode", environment, seed)
-    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-    num_actions = int(env.action_space.n)
-    observation, _ = env.reset(seed=seed)
-    action, sound = 0, np.zeros(FRAMES_PER_STEP * observation["sound"].size, dtype=np.float32)
-    for _ in range(int(rng.integers(LONGEST_WAIT_STEPS + 1))):
-        action = _next_action(action, num_actions, rng)
-        observation, sound, _, over = _step(env, action)
-        if over:
-            observation, _ = env.reset()
+    num_actions = _num_actions(env)
+    observation, sound, action = _opening(env, seed, rng)
     frames, sounds = [_scaled(observation["image"], image_size)], [sound]
     actions: list[int] = []
     rewards: list[float] = []
@@ -94,6 +88,51 @@ def record_episode(
         audio=np.concatenate(sounds)[:, None],
         audio_rate=SOUND_RATE,
     )
+
+
+def branch_frames(environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray:
+    """uint8 [num_actions, size, size, 3]: the true next frame of every possible action after replaying `actions` from
+    where the episode of `seed` begins.
+
+    Everything is played again for every action: a restored state lacks the action that the emulator may repeat.
+    Raises ValueError when an action does not exist or the episode is over before the last of `actions`.
+    """
+    env = _make(environment)
+    branches = []
+    for action in range(_num_actions(env)):
+        _replay(env, environment, seed, actions)
+        observation, *_ = _step(env, action)
+        branches.append(_scaled(observation["image"], image_size))
+    env.close()
+    return np.stack(branches)
+
+
+def _replay(env: gymnasium.Env, environment: str, seed: int, actions: Sequence[int]) -> None:
+    num_actions = _num_actions(env)
+    _opening(env, seed, keyed_generator("episode", environment, seed))
+    for step, action in enumerate(actions):
+        if not 0 <= action < num_actions:
+            raise ValueError(f"{environment}: action {action} at step {step} is outside 0..{num_actions - 1}")
+        *_, over = _step(env, int(action))
+        if over:
+            raise ValueError(f"{environment}, seed {seed}: the episode ends at step {step}, nothing to branch from")
+
+
+def _num_actions(env: gymnasium.Env) -> int:
+    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    return int(env.action_space.n)
+
+
+def _opening(env: gymnasium.Env, seed: int, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+    """Plays from the reset to where an episode begins: what is seen and heard there, and the last action."""
+    observation, _ = env.reset(seed=seed)
+    action, sound = 0, np.zeros(FRAMES_PER_STEP * observation["sound"].size, dtype=np.float32)
+    for _ in range(int(rng.integers(LONGEST_WAIT_STEPS + 1))):
+        action = _next_action(action, _num_actions(env), rng)
+        observation, sound, _, over = _step(env, action)
+        if over:
+            observation, _ = env.reset()
+    return observation, sound, action
 
 
 def _make(environment: str) -> gymnasium.Env:

@@ -23,6 +23,7 @@ from data_pipelines.sources.episode import Episode
 from data_pipelines.stream.randomness import keyed_generator
 
 DIRECTIONS = ("right", "down", "left", "up")
+PREFIXES = ("BabyAI-", "MiniGrid-")
 UNNAMED = ("wall", "floor")
 
 BOT_ERRORS = (AssertionError, DisappearedBoxError, AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -126,7 +127,7 @@ def _make(environment: str) -> MiniGridEnv:
         # The checker only validates the environment's API, once per instance: the recorder makes many.
         env = gymnasium.make(environment, disable_env_checker=True).unwrapped
     except gymnasium.error.Error as error:
-        known = [name for name in gymnasium.registry if name.startswith(("BabyAI-", "MiniGrid-"))]
+        known = [name for name in gymnasium.registry if name.startswith(PREFIXES)]
         near = difflib.get_close_matches(environment, known, n=3, cutoff=0.4)
         raise ValueError(
             f"unknown environment {environment!r} ({error}). Nearest known: {', '.join(near) or 'none'}. "

@@ -8,10 +8,12 @@ One recording at a time may write into a folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from data_pipelines.shards.atomic import remove_partials
 from data_pipelines.shards.index import INDEX_FILE, read_manifest
@@ -24,7 +26,7 @@ from data_pipelines.shards.unfinished import (
     read_sidecars,
 )
 from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources import atari, minigrid
+from data_pipelines.sources import any_environment, atari, minigrid
 from data_pipelines.sources.episode import Episode, encode_episode
 from data_pipelines.sources.processes import run_tasks
 
@@ -48,10 +50,14 @@ class World(Protocol):
         self, environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
     ) -> Episode: ...
 
+    def branch_frames(self, environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray: ...
+
 
 def world_of(environment: str) -> World:
     """Who plays it."""
-    return atari if environment.startswith(atari.PREFIX) else minigrid
+    if environment.startswith(atari.PREFIX):
+        return atari
+    return minigrid if environment.startswith(minigrid.PREFIXES) else any_environment
 
 
 @dataclass(frozen=True, slots=True)

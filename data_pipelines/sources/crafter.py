@@ -1,0 +1,45 @@
+"""Crafter (Hafner 2021, arXiv 2109.06780) as a gymnasium environment: `data_pipelines.sources.crafter:Crafter-v1`.
+
+Also the example of an adapter for a world of your own: observe pictures, take Discrete actions, be reset by a seed, and
+register. Importing this module is enough for `gymnasium.make`, and the recorder imports what stands before the colon.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from data_pipelines.extras import load_extra
+
+
+class Crafter(gymnasium.Env[np.ndarray, int]):
+    """A survival world of 64 x 64 cells, seen from above; 17 actions, 22 achievements."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    mission = "survive"
+
+    def __init__(self) -> None:
+        self._crafter = load_extra("crafter", "envs", "Crafter-v1")
+        self._world: Any = self._crafter.Env()
+        self.action_space = gymnasium.spaces.Discrete(len(self._world.action_names))
+
+    def get_action_meanings(self) -> list[str]:
+        """Names of the actions, in their order."""
+        return self._world.action_names
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """A new world; the same one for the same seed."""
+        super().reset(seed=seed)
+        self._world = self._crafter.Env(seed=int(self.np_random.integers(2**31)))
+        return self._world.reset(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Dying ends an episode, 10,000 steps cut it off."""
+        picture, reward, over, info = self._world.step(action)
+        dead = info["discount"] == 0
+        return picture, float(reward), dead, over and not dead, info
+
+
+gymnasium.register("Crafter-v1", f"{__name__}:Crafter")
