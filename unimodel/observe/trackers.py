@@ -15,14 +15,13 @@ from typing import Any
 from data_pipelines.extras import load_extra
 from unimodel.observe.progress import say
 
-MODULES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 NOT_SENT = ("step", "stage", "skipped")
 
 
 def require_trackers(names: Sequence[str]) -> None:
     """Raises MissingExtraError naming a tracker that is not installed."""
     for name in names:
-        load_extra(MODULES[name], "track", f"observe.trackers: {name}")
+        load_extra(name, "track", f"observe.trackers: {name}")
 
 
 class Trackers:
