@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from unimodel.backbone.attention import attention_mask
+from unimodel.backbone.attention import attention_implementation, attention_mask
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, PackedBatch, pack
 from unimodel.config import BackboneConfig, EngineConfig, MixtureEntry, StageConfig
@@ -76,7 +76,8 @@ def our_step(device: torch.device) -> Callable[[PackedBatch], None]:
 def peer_step(device: torch.device) -> Callable[[PackedBatch], None]:
     """A plain loop; it may not skip what it does not know to skip."""
     decoder = build_decoder(BACKBONE, VOCABULARY, 0).to(device)  # pyright: ignore[reportArgumentType]
-    decoder.set_attn_implementation("flex_attention" if device.type == "cuda" else "sdpa")
+    name = attention_implementation(device)
+    decoder.set_attn_implementation(name)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-3)
 
     def step(batch: PackedBatch) -> None:
@@ -84,7 +85,7 @@ def peer_step(device: torch.device) -> Callable[[PackedBatch], None]:
         index = torch.arange(LENGTH, device=device).expand(ROWS, LENGTH)
         positions = torch.cat([index[None], batch.position_ids])
         output = decoder(
-            input_ids=batch.input_ids, position_ids=positions, attention_mask=attention_mask(batch), labels=labels
+            input_ids=batch.input_ids, position_ids=positions, attention_mask=attention_mask(batch, name), labels=labels
         )
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

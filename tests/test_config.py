@@ -163,6 +163,24 @@ def test_mixture_names_an_objective_that_exists(smallest: Path) -> None:
     assert "'draw'" in message and "fill" in message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (["engine.offload_optimizer=cpu"], "offload_optimizer (cpu) moves what ZeRO holds: set zero to 1, 2 or 3"),
+        (["engine.offload_optimizer=nvme", "engine.zero=2"], "offload_optimizer (nvme) needs ZeRO 3: set zero to 3"),
+        (["engine.offload_optimizer=nvme", "engine.zero=3"], "nvme and nvme_folder go together"),
+        (["engine.offload_parameters=cpu", "engine.zero=2"], "offload_parameters (cpu) divides weights"),
+        (["engine.hierarchical_ranks=8"], "hierarchical_ranks (8) divides weights, which only ZeRO 3 does"),
+        (["engine.activation_offload=true"], "keeps what activation_checkpointing saves: set that to true as well"),
+        (["engine.sequence_parallel=3"], "stages.first.batch.row_tokens (512) must be a multiple of engine.sequence_"),
+        (["engine.tensor_parallel=2"], "tensor_parallel is not offered: checkpoints by name"),
+        (["engine.expert_parallel=2"], "expert_parallel is not offered: no backbone family has experts"),
+    ],
+)
+def test_parallel_settings_that_do_not_fit_are_refused(smallest: Path, overrides: list[str], rule: str) -> None:
+    assert rule in refusal(smallest, *overrides)
+
+
 def test_parts_of_one_stage_run_in_the_order_of_the_file(tmp_path: Path) -> None:
     stage = SMALLEST.split("stages:\n")[1]
     parts = "".join(stage.replace("first:", f"{name}:") for name in ("zebra", "ape"))

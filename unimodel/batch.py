@@ -297,6 +297,10 @@ class PackedBatch:
             }
         )
 
+    def columns(self, start: int, stop: int) -> PackedBatch:
+        """The batch of places `[start, stop)` of every row."""
+        return PackedBatch(**{f.name: getattr(self, f.name)[..., start:stop] for f in fields(self)})
+
 
 def _from_arrays(*arrays: np.ndarray) -> PackedBatch:
     return PackedBatch(*map(torch.from_numpy, arrays))

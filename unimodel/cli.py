@@ -14,6 +14,7 @@ from launch.cli import app as launch_app
 from launch.job import MISTAKE, REQUEUE
 from unimodel.cli_data import ConfigFile, Overrides
 from unimodel.cli_data import app as data_app
+from unimodel.cli_plan import plan_command
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
@@ -25,6 +26,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(config_app, name="config")
 app.add_typer(launch_app, name="launch")
+app.command("plan")(plan_command)
 
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 

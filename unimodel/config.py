@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_v
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
+from unimodel.config_engine import EngineConfig
 from unimodel.config_objectives import ObjectiveConfig
 from unimodel.config_observe import ObserveConfig
 
@@ -215,16 +216,6 @@ class StageConfig(Settings):
         return self
 
 
-class EngineConfig(Settings):
-    """DeepSpeed."""
-
-    zero: Annotated[int, Field(ge=0, le=3)] = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    activation_checkpointing: bool = False
-    communication_minutes: PositiveFloat = 10.0
-    """Time limit of one collective."""
-
-
 class FaultConfig(Settings):
     """What a run does about its own troubles."""
 
@@ -352,6 +343,17 @@ class RunConfig(Settings):
                         f"stages.{name}.mixture: source '{entry.source}' is not one of data.sources; "
                         f"known: {', '.join(known)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_divide(self) -> RunConfig:
+        parts = self.engine.sequence_parallel
+        for name, stage in self.stages.items():
+            if stage.batch.row_tokens % parts:
+                raise ValueError(
+                    f"stages.{name}.batch.row_tokens ({stage.batch.row_tokens}) must be a multiple of "
+                    f"engine.sequence_parallel ({parts}): use {-(-stage.batch.row_tokens // parts) * parts}"
+                )
         return self
 
     @model_validator(mode="after")

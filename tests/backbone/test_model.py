@@ -13,6 +13,7 @@ import pytest
 import torch
 from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, laid_out, tiny_backbone, toy_episode
 
+from unimodel.backbone.attention import BLOCKS, DENSE, attention_implementation
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import CAUSAL, NO_TARGET, PackedBatch, pack
 from unimodel.config import BackboneConfig
@@ -81,6 +82,27 @@ def test_packed_neighbour_changes_nothing(family: str) -> None:
     before, after = (all_logits(backbone, b)[0] for b in (batch, replace(batch, input_ids=first_changed)))
     assert torch.equal(before[second], after[second])
     assert not torch.equal(before[batch.document[0] == 0], after[batch.document[0] == 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_block_masks_give_what_dense_masks_give(family: str) -> None:
+    """What runs on a GPU, on a CPU: forward only, as FlexAttention has no backward pass there. It compiles first."""
+    dense, blocks, batch = of_family(family), of_family(family), captions()
+    dense.decoder.set_attn_implementation(DENSE)
+    blocks.decoder.set_attn_implementation(BLOCKS)
+    with torch.no_grad():
+        assert torch.allclose(blocks(batch), dense(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_family_takes_the_attention_of_every_device(family: str, device: str) -> None:
+    """transformers refuses FlexAttention, by its own name, for some."""
+    name = attention_implementation(torch.device(device))
+    decoder = of_family(family).decoder
+    decoder.set_attn_implementation(name)
+    assert decoder.config._attn_implementation == name
 
 
 def test_only_grid_positions_tell_equal_patches_apart() -> None:

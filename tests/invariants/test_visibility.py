@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 from toy_sequences import BUILDER, PAD_ID, VOCABULARY, all_logits, laid_out, tiny_backbone, toy_episode
 
-from unimodel.backbone.attention import attention_mask, block_mask
+from unimodel.backbone.attention import attention_implementation, attention_mask, block_mask
 from unimodel.backbone.model import Backbone
 from unimodel.batch import CAUSAL, PADDING_DOCUMENT, CorruptedSequence, PackedBatch, Span, dense_mask, pack
 from unimodel.config_objectives import DiffusionForcingConfig
@@ -113,7 +113,7 @@ def test_dense_mask_equals_flex_attention_block_mask(batch: PackedBatch) -> None
 
 def test_cpu_gets_the_dense_mask() -> None:
     batch = pack([[laid_out(np.arange(3) + 3, np.zeros(3))]], 4, PAD_ID)
-    assert isinstance(attention_mask(batch), torch.Tensor)
+    assert isinstance(attention_mask(batch, attention_implementation(torch.device("cpu"))), torch.Tensor)
 
 
 # --- a real backbone ------------------------------------------------------------------------------------------------

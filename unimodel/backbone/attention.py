@@ -11,18 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unimodel.batch import PackedBatch, dense_mask, visible
+
+DENSE, BLOCKS = "sdpa", "block_masked"
+"""Hugging Face attention names, for either mask. The second is FlexAttention by a name of ours: transformers refuses
+"flex_attention" for decoders that do not say that they support it (Qwen3.5), though all call a function."""
+ALL_ATTENTION_FUNCTIONS.register(BLOCKS, ALL_ATTENTION_FUNCTIONS["flex_attention"])
 
 
 def attention_implementation(device: torch.device) -> str:
     """The Hugging Face attention name for a device."""
-    return "flex_attention" if device.type == "cuda" else "sdpa"
+    return BLOCKS if device.type == "cuda" else DENSE
 
 
-def attention_mask(batch: PackedBatch) -> Tensor | BlockMask:
-    """The explicit mask of a batch for the device it lies on; transformers passes either through untouched."""
-    return block_mask(batch) if batch.document.device.type == "cuda" else dense_mask(batch)
+def attention_mask(batch: PackedBatch, implementation: str) -> Tensor | BlockMask:
+    """The explicit mask of a batch for an attention of that name; transformers passes either through untouched."""
+    return block_mask(batch) if implementation.endswith(BLOCKS) else dense_mask(batch)
 
 
 def block_mask(batch: PackedBatch) -> BlockMask:

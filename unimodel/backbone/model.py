@@ -6,13 +6,17 @@ Nothing in it belongs to this project but the mask and the positions it is calle
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
-from unimodel.backbone.attention import attention_mask
+from unimodel.backbone.attention import DENSE, attention_mask
+from unimodel.backbone.sequence_parallel import SequenceGroup
 from unimodel.batch import NO_TARGET, PackedBatch
 from unimodel.config import BackboneConfig
 from unimodel.vocabulary import Vocabulary
@@ -82,30 +86,43 @@ class Backbone(nn.Module):
     def __init__(self, decoder: PreTrainedModel) -> None:
         super().__init__()
         self.decoder = decoder
+        self.sequence = SequenceGroup()
+        self.saves_on_host = False
         self.has_grid_positions = decoder.config.model_type == "qwen3_5_text"
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """[targets, vocabulary] logits in the row-major order of `batch.target != -100`.
+        """[targets, vocabulary] logits in the row-major order of `batch.target != -100`, of this rank's places.
 
         A batch without any target still runs the head on its first token and returns an empty slice of it: every rank
         must touch every parameter in every step, or collectives of ZeRO hang.
         """
         hidden = self.hidden(batch)
-        supervised = (batch.target != NO_TARGET).flatten().nonzero().squeeze(1)
+        supervised = (self.sequence.part(batch).target != NO_TARGET).flatten().nonzero().squeeze(1)
         flat = hidden.flatten(0, 1)
         if len(supervised) == 0:
             return self.decoder.lm_head(flat[:1]) * 0.0
         return self.decoder.lm_head(flat[supervised])
 
     def hidden(self, batch: PackedBatch) -> Tensor:
-        """[rows, length, dim] last hidden states."""
-        outputs = self.decoder.model(
-            input_ids=batch.input_ids,
-            position_ids=self._positions(batch),
-            attention_mask=attention_mask(batch),
-            use_cache=False,
-        )
+        """[rows, length, dim] last hidden states of this rank's places."""
+        own = self.sequence.part(replace(batch, position_ids=self._positions(batch)))
+        # With checkpointing, which has hooks of its own, that is the input of every layer.
+        saving = save_on_cpu(pin_memory=own.input_ids.is_cuda) if self.saves_on_host else nullcontext()
+        with saving:
+            outputs = self.decoder.model(
+                input_ids=own.input_ids,
+                position_ids=own.position_ids,
+                attention_mask=self._masks(batch),
+                use_cache=False,
+                **({"sequence": self.sequence} if self.sequence.size > 1 else {}),
+            )
         return outputs.last_hidden_state
+
+    def _masks(self, batch: PackedBatch) -> Any:
+        """The mask as the decoder takes it: Qwen3.5 by kind of layer, for it cannot tell the kind of a block mask."""
+        mask = attention_mask(batch, self.decoder.config._attn_implementation or DENSE)
+        by_layer = self.decoder.config.model_type == "qwen3_5_text"
+        return {"full_attention": mask, "linear_attention": None} if by_layer else mask
 
     def _positions(self, batch: PackedBatch) -> Tensor:
         """[4, rows, length] (index, time, height, width) for 3-D rotary positions, [rows, length] otherwise."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import shutil
 import socket
 import warnings
 from datetime import timedelta
@@ -18,10 +19,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by DeepSpeed at import
 
 import deepspeed
+from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
 from deepspeed.utils import logger as deepspeed_logger
 
 from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone
+from unimodel.backbone.sequence_parallel import SequenceGroup, swap_in_attention
 from unimodel.config import EngineConfig, StageConfig
 from unimodel.training.muon import Muon
 
@@ -29,6 +32,8 @@ from unimodel.training.muon import Muon
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 NEVER = 1 << 60
+NVME_BUFFERS = 5
+"""Of a group of parameters at work: fp32 weights, gradient, two moments, moving average."""
 BY_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 """Matrices whose rows are those of one attention head after another."""
 
@@ -66,15 +71,34 @@ def _free_port() -> int:
 def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) -> dict[str, Any]:
     """The DeepSpeed config. Values whose defaults moved between releases are pinned here."""
     return {
-        "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks),
+        "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks // config.sequence_parallel),
         "gradient_accumulation_steps": stage.batch.accumulation,
         "gradient_clipping": stage.optimizer.gradient_clip,
-        "zero_optimization": {"stage": config.zero},
+        "zero_optimization": _zero_settings(config),
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,  # torch's AdamW under ZeRO
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": NEVER,
     }
+
+
+def _zero_settings(config: EngineConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {"stage": config.zero}
+    pinned = {"pin_memory": torch.cuda.is_available()}
+    if config.offload_optimizer != "none":
+        settings["offload_optimizer"] = {"device": config.offload_optimizer} | pinned
+    if config.offload_optimizer == "nvme":
+        if not AsyncIOBuilder().is_compatible():
+            raise ValueError(
+                "engine.offload_optimizer (nvme) needs the library libaio with its headers, which this machine lacks: "
+                "`apt install libaio-dev`, or use cpu"
+            )
+        settings["offload_optimizer"] |= {"nvme_path": str(config.nvme_folder), "buffer_count": NVME_BUFFERS}
+    if config.offload_parameters != "none":
+        settings["offload_param"] = {"device": config.offload_parameters} | pinned
+    if config.hierarchical_ranks > 1:
+        settings["zero_hpz_partition_size"] = config.hierarchical_ranks
+    return settings
 
 
 def freeze(model: torch.nn.Module, patterns: tuple[str, ...]) -> None:
@@ -92,12 +116,29 @@ def freeze(model: torch.nn.Module, patterns: tuple[str, ...]) -> None:
         raise ValueError("freeze: the patterns freeze every parameter, nothing is left to train")
 
 
-def build_engine(backbone: Backbone, config: EngineConfig, stage: StageConfig, device: torch.device) -> Any:
+def build_engine(
+    backbone: Backbone,
+    config: EngineConfig,
+    stage: StageConfig,
+    device: torch.device,
+    sequence: SequenceGroup = SequenceGroup(),  # noqa: B008 - immutable
+) -> Any:
     """Wraps the backbone for one stage. Weights must be in place; optimizer state is set afterwards, by name."""
     backbone.decoder.set_attn_implementation(attention_implementation(device))
+    backbone.sequence = sequence
+    if sequence.size > 1:
+        swap_in_attention(backbone.decoder, sequence.size)
+    backbone.saves_on_host = config.activation_offload
     if config.activation_checkpointing:
-        backbone.decoder.gradient_checkpointing_enable({"use_reentrant": False})
-    settings = engine_settings(config, stage, dist.get_world_size())
+        backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
+    num_ranks = dist.get_world_size()
+    if num_ranks % config.hierarchical_ranks:
+        raise ValueError(
+            f"engine.hierarchical_ranks ({config.hierarchical_ranks}) must divide the number of processes ({num_ranks})"
+        )
+    settings = engine_settings(config, stage, num_ranks)
+    if config.nvme_folder is not None:  # files of an engine before this one have other names, and nobody deletes them
+        shutil.rmtree(config.nvme_folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}", ignore_errors=True)
     engine, *_ = deepspeed.initialize(model=backbone, optimizer=_build_optimizer(backbone, stage), config=settings)
     return engine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from unimodel.config import RunConfig
@@ -18,7 +19,9 @@ MAY_CHANGE_ON_RESUME = (
     "runs_folder",
     "data.workers",
     "data.max_bad_samples",
+    "stages.*.batch.accumulation",
 )
+"""Patterns of what leaves the batches and the result as they are."""
 
 
 def is_trained(config: RunConfig, run: RunFolder) -> bool:
@@ -61,7 +64,7 @@ def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
 
 
 def _differences(now: Any, then: Any, key: str) -> list[str]:
-    if key in MAY_CHANGE_ON_RESUME:
+    if any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE_ON_RESUME):
         return []
     if isinstance(now, dict) and isinstance(then, dict):
         return [d for k in sorted({*now, *then}) for d in _differences(now.get(k), then.get(k), f"{key}.{k}")]

@@ -6,7 +6,8 @@ rank; 3 cuts every parameter by rank and lines the cuts up. This is the only pla
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,23 @@ class Master:
     parameters: tuple[nn.Parameter, ...]
     pieces: tuple[Piece, ...]
     """One per parameter, the same shapes in the same order on all ranks."""
+    stored_by: Any = None
+    """The ZeRO optimizer that keeps it and its state in a file, where one does, ..."""
+    number: int = 0
+    """... under this number."""
+
+    @contextmanager
+    def loaded(self, *, changes: bool) -> Iterator[None]:
+        """Has it and its state in memory for as long as this is open; what `changes` is written back."""
+        if self.stored_by is None:
+            yield
+            return
+        self.stored_by._optimizer_states_and_gradient_swap_in(self.number)
+        yield
+        if changes:
+            self.stored_by._optimizer_states_and_gradient_swap_out(self.number)
+        else:
+            self.stored_by._release_swap_buffers(self.number)
 
 
 def masters(engine: Any) -> list[Master]:
@@ -53,8 +71,15 @@ def masters(engine: Any) -> list[Master]:
             groups = [optimizer.param_groups[i] for i in _group_numbers(optimizer)]
             flat = zip(optimizer.fp32_partitioned_groups_flat, groups, optimizer.fp16_groups, strict=True)
             return [
-                _master(tensor, group, parameters, (_cut_piece(optimizer, p) for p in parameters))
-                for tensor, group, parameters in flat
+                Master(
+                    tensor,
+                    group,
+                    tuple(parameters),
+                    tuple(_cut_piece(optimizer, p) for p in parameters),
+                    optimizer if optimizer._swappable_optimizer_subgroup(number) else None,
+                    number,
+                )
+                for number, (tensor, group, parameters) in enumerate(flat)
             ]
 
 

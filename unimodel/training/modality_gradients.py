@@ -47,7 +47,7 @@ class ModalityGradients:
         return {f"gradient_norm/{name}": norm if math.isfinite(norm) else None for name, norm in norms.items()}
 
     def _see_batch(self, module: Any, inputs: tuple[PackedBatch]) -> None:
-        target = inputs[0].target
+        target = module.sequence.part(inputs[0]).target
         self._targets = target[target != NO_TARGET] if self._sums is not None else None
 
     def _see_hidden(self, module: Any, inputs: tuple[Tensor]) -> None:

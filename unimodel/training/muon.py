@@ -66,7 +66,9 @@ class Muon(torch.optim.AdamW):
                 blended[master] = master.grad.lerp(momentum, group["momentum"]).flatten()  # Nesterov
                 master.mul_(1 - group["lr"] * group["weight_decay"])
         for shape, batch in self._batches(list(blended)):
-            matrices = next(iter(blended.values())).new_zeros(len(batch), shape.numel())
+            # Where the ranks can sum them and work is fast, also when the masters are kept elsewhere.
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            matrices = torch.zeros(len(batch), shape.numel(), device=device)
             for matrix, (master, piece) in zip(matrices, batch, strict=True):
                 matrix[piece.start : piece.start + piece.numel] = blended[master][piece.offset :][: piece.numel]
             if self.pieces:
@@ -79,7 +81,7 @@ class Muon(torch.optim.AdamW):
             for update, i in zip(updates, mine, strict=True):
                 master, piece = batch[i]
                 here = update[piece.start : piece.start + piece.numel]
-                master.view(-1)[piece.offset : piece.offset + piece.numel].add_(here, alpha=step)
+                master.view(-1)[piece.offset : piece.offset + piece.numel].add_(here.to(master.device), alpha=step)
 
     def _batches(self, masters: list[Tensor]) -> Iterator[tuple[torch.Size, list[tuple[Tensor, Piece]]]]:
         """All pieces of `masters` by shape, few enough at a time; the same on all ranks."""

@@ -41,32 +41,37 @@ class NamedState:
     def initialise(self, step: int, with_average: bool) -> None:
         """Creates empty optimizer state at `step` optimizer steps, before anything is set or trained."""
         for master in self._masters:
-            state = {"step": torch.tensor(float(step))}
-            state |= {key: torch.zeros_like(master.tensor) for key in _moments(master)}
-            if with_average:
-                state[AVERAGE] = master.tensor.detach().clone()
-            self._inner.state[master.tensor] = state
+            with master.loaded(changes=True):
+                state = {"step": torch.tensor(float(step))}
+                state |= {key: torch.zeros_like(master.tensor) for key in _moments(master)}
+                if with_average:
+                    state[AVERAGE] = master.tensor.detach().clone()
+                self._inner.state[master.tensor] = state
         if self._engine.zero_optimization_stage() in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def update_average(self, decay: float) -> None:
         """Moves the average towards the weights, on each rank for the shard that it owns."""
         for master in self._masters:
-            self._inner.state[master.tensor][AVERAGE].lerp_(master.tensor.detach(), 1 - decay)
+            with master.loaded(changes=True):
+                self._inner.state[master.tensor][AVERAGE].lerp_(master.tensor.detach(), 1 - decay)
 
     def held(self) -> list[Held]:
         """A copy in host memory of all that this rank holds, whole over all ranks; it lasts until the next call."""
         held = [Held(WEIGHT, name, tuple(value.shape), 0, value.flatten()) for name, value in self._frozen.items()]
         for number in self._held_here:
             master = self._masters[number]
-            for kind in (WEIGHT, *_moments(master), AVERAGE):
-                if kind in (WEIGHT, *self._inner.state[master.tensor]):
-                    copy = self._copied((number, kind), self._tensor(master, kind))
-                    held += [
-                        Held(kind, self._names[id(parameter)], tuple(piece.shape), piece.start, _part(copy, piece))
-                        for parameter, piece in zip(master.parameters, master.pieces, strict=True)
-                        if piece.numel
-                    ]
+            kinds = [
+                k for k in (WEIGHT, *_moments(master), AVERAGE) if k in (WEIGHT, *self._inner.state[master.tensor])
+            ]
+            with master.loaded(changes=False):
+                copies = {kind: self._copied((number, kind), self._tensor(master, kind)) for kind in kinds}
+            held += [
+                Held(kind, self._names[id(parameter)], tuple(piece.shape), piece.start, _part(copies[kind], piece))
+                for kind in kinds
+                for parameter, piece in zip(master.parameters, master.pieces, strict=True)
+                if piece.numel
+            ]
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return held
@@ -105,9 +110,11 @@ class NamedState:
         return missing
 
     def _pieces(self) -> Iterator[tuple[str, Master, Piece]]:
+        """Name, master and piece of everything; a master may be changed while it is at hand."""
         for master in self._masters:
-            for parameter, piece in zip(master.parameters, master.pieces, strict=True):
-                yield self._names[id(parameter)], master, piece
+            with master.loaded(changes=True):
+                for parameter, piece in zip(master.parameters, master.pieces, strict=True):
+                    yield self._names[id(parameter)], master, piece
 
     def _tensor(self, master: Master, kind: str) -> Tensor:
         return master.tensor if kind == WEIGHT else self._inner.state[master.tensor][kind]

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
+from unimodel.backbone.sequence_parallel import SequenceGroup
 from unimodel.config import RunConfig, StageConfig
 from unimodel.errors import Stopped
 from unimodel.observe.progress import ProgressBar, say
@@ -22,6 +23,7 @@ from unimodel.training.checkpoint import Checkpoint, TrainPosition
 from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.collective import from_main_rank
 from unimodel.training.data import StageData
+from unimodel.training.device_memory import COPY, STATES, memory_for
 from unimodel.training.engine import build_engine, freeze
 from unimodel.training.faults import LossWatch, RollBackError
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
@@ -47,6 +49,7 @@ class RunContext:
     writer: CheckpointWriter
     watchdog: Watchdog | None
     stop: StopSignal
+    sequence: SequenceGroup
     trackers: Trackers
 
 
@@ -81,13 +84,14 @@ class StageTrainer:
         frozen = {name: p.detach().clone() for name, p in backbone.named_parameters() if not p.requires_grad}
         if not resumed:
             say(f"stage {stage.number} {name}: {stage.steps} steps; {report}", quiet=not self.is_main, log=run.log)
-        self.engine = build_engine(backbone, config.engine, stage, context.device)
-        self.state = NamedState(self.engine, frozen)
-        self._restore(stored, resumed)
+        with memory_for(STATES):
+            self.engine = build_engine(backbone, config.engine, stage, context.device, context.sequence)
+            self.state = NamedState(self.engine, frozen)
+            self._restore(stored, resumed)
         tokens = {source: run.tokens_of(source, "train") for source in source_names(config)}
         self.data = StageData(tokens, bundle.builder, name, stage, config.seed)
-        ranks = {"rank": dist.get_rank(), "num_ranks": dist.get_world_size()}
-        self.stream = self.data.stream(self.position.stream, bundle.pad_id, **ranks, workers=config.data.workers)
+        rows_of, workers = context.sequence.rows_of(), config.data.workers
+        self.stream = self.data.stream(self.position.stream, bundle.pad_id, **rows_of, workers=workers)
         lines = read_json_lines(run.metrics) if self.is_main else []
         losses = counted_losses(lines, name)[-config.faults.spike_window_steps :]
         losses, self.skips_in_a_row = from_main_rank((losses, skips_in_a_row(lines, name)))
@@ -137,6 +141,8 @@ class StageTrainer:
         before = self.position.stream
         self.observer.begin(self.position.step + 1)
         step = next(self.stream)
+        if self.context.sequence.rank > 0:  # the first of those that share these rows tells of them
+            step = replace(step, bad_samples=())
         loading_seconds = time.monotonic() - began
         tell = (float(len(step.bad_samples)), float(self.context.stop.requested), *self.context.writer.written())
         report = train_step(
@@ -192,7 +198,8 @@ class StageTrainer:
         writer = self.context.writer
         if writer.is_busy:
             writer.finish()
-        writer.start(self.position, self.state.held())
+        with memory_for(COPY):
+            writer.start(self.position, self.state.held())
         if wait and not writer.finish():
             raise OSError(
                 f"the checkpoint of step {self.position.step} could not be written: "

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from unimodel.batch import PackedBatch
 from unimodel.config import StageConfig
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
+from unimodel.training.device_memory import PASSES, UPDATE, memory_for
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -39,6 +40,7 @@ class StepReport:
     """Sums over the ranks of what each told the others."""
 
 
+@memory_for(PASSES)
 def train_step(
     engine: Any,
     batch: PackedBatch,
@@ -50,11 +52,12 @@ def train_step(
 ) -> StepReport:
     """Runs this rank's `batch` [rows per rank, length] through forward, backward and update; a loss that is not finite
     or above `loss_limit` is not learnt from. What the rank has to `tell` crosses with the counts that ranks share
-    anyway."""
-    num_objectives, num_ranks = len(stage.objectives), dist.get_world_size()
-    header = torch.tensor([batch.num_tokens, batch.target.numel(), *tell], dtype=torch.float64)
+    anyway. Ranks that share rows each count their own places."""
+    num_objectives, num_ranks, sequence = len(stage.objectives), dist.get_world_size(), engine.module.sequence
+    own = sequence.part(batch)
+    header = torch.tensor([own.num_tokens, own.target.numel(), *tell], dtype=torch.float64)
     objectives = list(stage.objectives.values())
-    shared = torch.cat([normalisers(batch, objectives), header.to(batch.target.device)])
+    shared = torch.cat([normalisers(own, objectives), header.to(batch.target.device)])
     dist.all_reduce(shared)
     tokens, places, *told = shared[num_objectives:].tolist()
     normaliser = shared[:num_objectives]
@@ -65,7 +68,7 @@ def train_step(
     means, mean, skipped = {}, math.nan, False
     for start in range(0, batch.target.shape[0], rows):
         micro = batch.rows(start, start + rows)
-        sums = loss_sums(engine(micro), micro, vocabulary, num_objectives)
+        sums = loss_sums(engine(micro), sequence.part(micro), vocabulary, num_objectives)
         loss = normalised_loss(sums.by_objective, normaliser, coefficients)
         totals += torch.cat(
             [sums.by_objective.detach().double(), sums.modality_nats, sums.modality_targets, sums.modality_correct]
@@ -105,6 +108,7 @@ def _means(sums: torch.Tensor, normaliser: torch.Tensor, stage: StageConfig) -> 
     return {name: float(sums[i] / normaliser[i]) for i, name in enumerate(stage.objectives) if normaliser[i] > 0}
 
 
+@memory_for(UPDATE)
 def _update(engine: Any) -> bool:
     """The optimizer's step; whether it was left out because some gradient is not finite.
 

@@ -11,12 +11,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from data_pipelines.parent_death import signal_with_parent
 from data_pipelines.stream.workers import WorkerError
+from unimodel.backbone.sequence_parallel import build_sequence_group
 from unimodel.config import RunConfig, StageConfig
 from unimodel.config_file import settings_of
 from unimodel.errors import LostError, agent_pid
@@ -26,6 +28,7 @@ from unimodel.run_folder import RunFolder, append_json_line, truncate_json_lines
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import Checkpoint
 from unimodel.training.checkpoint_writer import CheckpointWriter
+from unimodel.training.device_memory import DeviceFullError, device_full
 from unimodel.training.engine import start_process_group
 from unimodel.training.faults import RollBackError
 from unimodel.training.finished import is_done, require_same_config
@@ -44,7 +47,8 @@ def train(config: RunConfig, *, check: bool = False) -> None:
     looked at first.
 
     Raises Stopped after a signal, ValueError for a config that differs from the run's, FloatingPointError for losses
-    that stay not finite, LostError when another process is gone, and OSError when a checkpoint cannot be written.
+    that stay not finite, LostError when another process is gone, DeviceFullError for a GPU that is too small, and
+    OSError when a checkpoint cannot be written.
     """
     require_trackers(config.observe.trackers)
     run, watchdog = RunFolder(config.folder), None
@@ -82,6 +86,8 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
         say(f"warning: {message}", log=run.log)
 
     warn_once = warn if is_main else lambda _: None
+    limit = timedelta(minutes=config.engine.communication_minutes)
+    sequence = build_sequence_group(config.engine.sequence_parallel, limit)
     bundle = load_run_bundle(run)
     if config.checkpoint.upload:
         fetch_newer(run.checkpoints, config.checkpoint.upload, lambda message: say(message, log=run.log))
@@ -97,12 +103,16 @@ def _train_stages(config: RunConfig, run: RunFolder, device: torch.device, watch
         _note_start(config, run, checkpoint)
     writer = CheckpointWriter(run.checkpoints, config.checkpoint, settings_of(config), warn)
     trackers = _trackers(config, run, checkpoint)
-    context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal(), trackers)
+    context = RunContext(config, run, bundle, device, writer, watchdog, StopSignal(), sequence, trackers)
     context.stop.listen()
     try:
         for name, stage in config.ordered_stages:
             if checkpoint is None or not is_done(config, checkpoint, name):
-                _train_stage(context, name, stage, checkpoint, warn_once)
+                try:
+                    _train_stage(context, name, stage, checkpoint, warn_once)
+                except DeviceFullError as error:
+                    message = device_full(error, name, stage.batch, config.engine, dist.get_world_size())
+                    raise DeviceFullError(error.part, message) from None
                 checkpoint = agreed_checkpoint(run.checkpoints, warn_once)
     finally:
         writer.close()
