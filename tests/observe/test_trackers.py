@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import tiny_run, train_here
 from wandb.proto import wandb_internal_pb2
@@ -23,9 +24,11 @@ SETTINGS = {"seed": 1, "engine": {"zero": 0}}
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    yield
+    wandb.teardown()  # it reads the environment once per process
 
 
 def tensorboard_curve(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -94,6 +97,31 @@ def test_a_run_sends_its_figures_and_no_address(tmp_path: Path) -> None:
     assert len(tensorboard_curve(folder, "tokens_per_second")) == len(lines)
     for file in [*folder.glob("tensorboard/*"), *folder.glob("wandb/offline-run-*/**/*")]:
         assert not file.is_file() or secret.encode() not in file.read_bytes(), file
+
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+def test_a_server_that_does_not_answer_costs_the_curve_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online = {"MODE": "online", "BASE_URL": NOWHERE, "API_KEY": "0" * 40, "INIT_TIMEOUT": "1"}
+    for name, value in online.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    trackers = Trackers(["tensorboard", "wandb"], tmp_path, "test", 0, SETTINGS)
+    log(trackers, range(1, 3), 1.0)
+    trackers.close()
+    assert "the run goes on without it" in capsys.readouterr().out
+    assert tensorboard_curve(tmp_path, "loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_nobody_logged_in_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", NOWHERE)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="Run `wandb login`, or set WANDB_MODE=offline"):
+        Trackers(["wandb"], tmp_path, "test", 0, SETTINGS)
 
 
 def test_a_missing_tracker_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.extras import load_extra
+from unimodel.observe.progress import say
 
-MODULES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 NOT_SENT = ("step", "stage", "skipped")
 
 
 def require_trackers(names: Sequence[str]) -> None:
     """Raises MissingExtraError naming a tracker that is not installed."""
     for name in names:
-        load_extra(MODULES[name], "track", f"observe.trackers: {name}")
+        load_extra(name, "track", f"observe.trackers: {name}")
 
 
 class Trackers:
     """Those of one run folder, on its main rank; with no names it does nothing. Steps after `last_step` are forgotten.
 
-    `settings` are shown beside the curves. No address and no token of the run goes there, nor what it prints.
+    `settings` are shown beside the curves; nothing that the run prints, and no command line, is sent. A server that
+    does not answer costs the curve, not the run. Raises ValueError where nobody is logged in.
     """
 
     def __init__(
@@ -67,14 +68,21 @@ class Trackers:
         self._trackers["tensorboard"] = _started(tracker)
 
     def _start_wandb(self, project: str, settings: Mapping[str, Any]) -> None:
-        import wandb
+        import wandb.errors
         from accelerate.tracking import WandBTracker
 
         quiet = wandb.Settings(console="off", disable_git=True, disable_code=True, x_disable_meta=True)
         tracker = WandBTracker(
             project, name=self._folder.name, dir=self._folder, id=self._wandb_id(), resume="allow", settings=quiet
         )
-        self._trackers["wandb"] = _started(tracker)
+        try:
+            self._trackers["wandb"] = _started(tracker)
+        except wandb.errors.UsageError as error:
+            offline = "or set WANDB_MODE=offline and use `wandb sync` later"
+            raise ValueError(f"observe.trackers: wandb: {error} Run `wandb login`, {offline}") from None
+        except wandb.errors.Error as error:
+            say(f"warning: Weights & Biases: {error}; the run goes on without it", log=self._folder / "log.txt")
+            return
         tracker.store_init_configuration(dict(settings))
 
     def _wandb_id(self) -> str:

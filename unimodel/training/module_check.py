@@ -1,8 +1,8 @@
 """Ranks must run the same modules: one that skips a trainable module hangs the others in a collective of ZeRO.
 
 For finding such a bug: after every forward pass, before the collectives of the backward pass, ranks compare what they
-ran. ZeRO 3 gathers weights in the forward pass already, and would hang before that: there the ranks also compare before
-every module, ahead of its gather, which one comes next.
+ran. ZeRO 3 and ranks that share rows have collectives in the forward pass already, and would hang before that: there
+they also compare before every module, ahead of its collective, which one comes next.
 """
 
 from __future__ import annotations

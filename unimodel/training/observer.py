@@ -50,7 +50,8 @@ class StageObserver:
         if self._settings.check_replicas_every_steps:
             self._backbone.register_forward_hook(lambda *_: self._compare())
         if self._settings.check_modules:
-            ModuleCheck(self._backbone, device, stepwise=config.engine.zero == 3)
+            in_forward = config.engine.zero == 3 or config.engine.sequence_parallel > 1
+            ModuleCheck(self._backbone, device, stepwise=in_forward)
 
     def begin(self, step: int) -> None:
         """A step of the run, counted from 1."""

@@ -1,8 +1,8 @@
 """Which rank the others wait for: every few steps, how long each takes by itself, in `ranks.jsonl`.
 
 A step is as long on all ranks, since they wait for each other in collectives. What a rank takes by itself is the wait
-for its own data, and its forward pass: without ZeRO 3 that has no collective. Under ZeRO 3 the forward pass gathers
-weights, and so holds waits too: a slow rank shows less there than it is.
+for its own data, and its forward pass: that mostly has no collective. Under ZeRO 3, and where ranks share rows, it has,
+and so holds waits too: a slow rank shows less there than it is.
 """
 
 from __future__ import annotations
