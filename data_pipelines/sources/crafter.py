@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines.extras import load_extra
 
 
-class Crafter(gymnasium.Env[np.ndarray, int]):
+class Crafter(gymnasium.Env[np.ndarray, np.int64]):
     """A survival world of 64 x 64 cells, seen from above; 17 actions, 22 achievements."""
 
     observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
@@ -35,7 +35,7 @@ class Crafter(gymnasium.Env[np.ndarray, int]):
         self._world = self._crafter.Env(seed=int(self.np_random.integers(2**31)))
         return self._world.reset(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Dying ends an episode, 10,000 steps cut it off."""
         picture, reward, over, info = self._world.step(action)
         dead = info["discount"] == 0
