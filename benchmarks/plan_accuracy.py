@@ -28,8 +28,8 @@ SIZES = {
     },
 }
 CASES = {
-    "zero 0, fp32": ["engine.zero=0"],
-    "zero 2, fp32, checkpointing": ["engine.zero=2", "engine.activation_checkpointing=true"],
+    "zero 0": ["engine.zero=0"],
+    "zero 2, checkpointing": ["engine.zero=2", "engine.activation_checkpointing=true"],
 }
 STEPS, WARM_STEPS = 10, 3
 MEASURE = """

@@ -23,9 +23,9 @@ PREFETCH_ELEMENTS = 50_000_000
 GPU_MARGIN_FRACTION = 0.03
 """Of the tensors, for what torch's allocator cannot use."""
 CPU_MARGIN_FRACTION = 0.2
-"""The same of glibc's, which also gives back little of what backward has freed, so that the update's comes on top:
-measured on eight runs of 9 and 44 million parameters. With MALLOC_MMAP_THRESHOLD_=131072 nothing is lost, and steps
-take a third more processor time."""
+"""The same of glibc's. Its heap also keeps what small tensors of backward have freed, so that the update comes on top,
+and gradients come on top of activations: fitted to the six runs of benchmarks/plan_accuracy.py. With
+MALLOC_MMAP_THRESHOLD_=131072 nothing is lost, and steps take a third more processor time."""
 FP32_BYTES = 4
 
 
@@ -120,13 +120,16 @@ def memory_of(layout: Layout, parameters: Parameters, trace: Trace, device: Devi
         peak_in_update=False,
         host=parameters.total * FP32_BYTES + copied + on_host if device.is_gpu else 0,
     )
-    peaks = (_in_backward(held, layout, parameters, trace, device), _in_update(held, layout, parameters, device))
-    backward, update = peaks
+    backward = _in_backward(held, layout, parameters, trace, device)
+    update = _in_update(held, layout, parameters, device)
     if device.is_gpu:
-        peak, fraction = max(peaks, key=lambda memory: memory.total), GPU_MARGIN_FRACTION
+        fraction = GPU_MARGIN_FRACTION
     else:
-        freed = update.gradients + update.buffers
-        peak, fraction = replace(backward, buffers=backward.buffers + freed), CPU_MARGIN_FRACTION
+        fraction = CPU_MARGIN_FRACTION
+        if not backward.gradients:
+            backward = replace(backward, gradients=parameters.trained * size)
+        update = replace(update, activations=trace.small_bytes)
+    peak = max(backward, update, key=lambda memory: memory.total)
     return replace(peak, margin=int((peak.total - peak.runtime) * fraction))
 
 

@@ -232,7 +232,8 @@ class Planner:
         parts = layout.sequence_parallel
         hidden = layout.micro_rows * shape.length * self.config.backbone.hidden_size * layout.weight_bytes
         offloaded = hidden * self.config.backbone.num_layers if layout.activations_on_host else 0
-        part = replace(trace, peak_bytes=max(hidden, trace.peak_bytes - offloaded) // parts)
+        peak = max(hidden, trace.peak_bytes - offloaded)
+        part = replace(trace, peak_bytes=peak // parts, small_bytes=min(peak, trace.small_bytes) // parts)
         time = step_time(layout, parameters, trace, cluster, hidden)
         return StagePlan(
             name=name,

@@ -81,13 +81,14 @@ def _update(layout: Layout, parameters: Parameters, device: Device) -> float:
     rates = device.rates[layout.precision]
     shard = parameters.trained / layout.shards
     moved = shard * UPDATE_BYTES
+    copied = 0.0  # into new memory: buckets, flat gradients in fp32
     if layout.zero or layout.precision == "bf16":
-        moved += shard * 12 + parameters.trained * layout.weight_bytes * 3  # flat copies in and out
+        copied = shard * 12 + parameters.trained * layout.weight_bytes * 3
     turning = parameters.muon_flops / rates.matmul_flops / layout.shards
     if layout.optimizer_on_host and device.is_gpu:
         crossing = 2 * shard * layout.weight_bytes / device.host_bytes_per_second
         return shard * UPDATE_BYTES / HOST_UPDATE_BYTES_PER_SECOND + crossing + turning
-    return moved / rates.update_bytes + turning
+    return moved / rates.update_bytes + copied / rates.stream_bytes + turning
 
 
 def _communication(

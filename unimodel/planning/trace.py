@@ -29,6 +29,8 @@ from unimodel.vocabulary import Modality, Vocabulary
 SHALLOW, DEEP = 2, 4
 """Layers of the two traces whose difference is what a layer adds."""
 ATTENTION = "planned"
+HEAP_BYTES = 32 << 20
+"""glibc gives larger tensors pages of their own, which go back at once."""
 MATMULS = ("mm", "addmm", "bmm", "baddbmm")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -70,8 +72,8 @@ class Trace:
     """Of forward, loss and backward of one micro-batch. Gradients of parameters are no part of the bytes."""
 
     peak_bytes: int
-    saved_bytes: int
-    """Alive between forward and backward."""
+    small_bytes: int
+    """Of those, what lies in tensors that glibc keeps on its heap (`HEAP_BYTES`)."""
     work: Mapping[Operation, float]
     """How often each operation runs."""
 
@@ -96,7 +98,7 @@ def trace_micro_batch(backbone: BackboneConfig, vocabulary: Vocabulary, precisio
 
     return Trace(
         round(extended(shallow.peak_bytes, deep.peak_bytes)),
-        round(extended(shallow.saved_bytes, deep.saved_bytes)),
+        round(extended(shallow.small_bytes, deep.small_bytes)),
         {operation: extended(shallow.work.get(operation, 0), times) for operation, times in deep.work.items()},
     )
 
@@ -108,10 +110,8 @@ def _trace(backbone: BackboneConfig, vocabulary: Vocabulary, precision: str, bat
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
         watch = Watch(decoder.parameters())
         with watch:
-            loss = planned_loss(decoder, vocabulary, batch)
-            saved = watch.live
-            loss.backward()
-    return Trace(watch.peak, saved, watch.work)
+            planned_loss(decoder, vocabulary, batch).backward()
+    return Trace(watch.peak, watch.small_at_peak, watch.work)
 
 
 def planned_decoder(backbone: BackboneConfig, vocabulary: Vocabulary, precision: str, *, checkpointing: bool) -> Any:
@@ -168,7 +168,7 @@ class Watch(TorchDispatchMode):
 
     def __init__(self, parameters: Any) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.small = self.small_at_peak = 0
         self.work: Counter[Operation] = Counter()
         self._known = {_storage_id(parameter) for parameter in parameters}
 
@@ -191,13 +191,19 @@ class Watch(TorchDispatchMode):
         if number in self._known:
             return
         self._known.add(number)
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
+        self._add(storage.nbytes())
+        if self.live > self.peak:
+            self.peak, self.small_at_peak = self.live, self.small
         weakref.finalize(storage, self._forget, number, storage.nbytes())
 
     def _forget(self, number: int, num_bytes: int) -> None:
         self._known.discard(number)
-        self.live -= num_bytes
+        self._add(-num_bytes)
+
+    def _add(self, num_bytes: int) -> None:
+        self.live += num_bytes
+        if abs(num_bytes) < HEAP_BYTES:
+            self.small += num_bytes
 
 
 def _storage_id(tensor: Tensor) -> int:
