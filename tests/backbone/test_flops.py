@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from unimodel.backbone.flops import attention_operations, decoder_flops
 from unimodel.backbone.model import Backbone, build_decoder, huggingface_config
 from unimodel.batch import CAUSAL, NO_TARGET, PackedBatch, pack
-from unimodel.training.engine import freeze
+from unimodel.training.optimizer import freeze
 
 ROWS, LENGTH, TARGETS = 3, 24, 5
 GROUPED = TINY_BACKBONE.model_copy(update={"num_heads": 4, "num_key_value_heads": 2})

@@ -23,9 +23,10 @@ from unimodel.config import EPISODES, EngineConfig
 from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import stage_checkpoint
 from unimodel.training.data import StageData
-from unimodel.training.engine import build_engine, freeze, start_process_group
+from unimodel.training.engine import build_engine, start_process_group
 from unimodel.training.initial_weights import load_by_name
 from unimodel.training.named_state import MOMENTS, NamedState
+from unimodel.training.optimizer import freeze
 from unimodel.training.step import StepReport, train_step
 from unimodel.training.stored_state import AVERAGE, WEIGHT, StoredState, rank_file, write_held
 

@@ -12,8 +12,8 @@ import torch
 from toy_sequences import tiny_backbone
 
 from unimodel.config import OptimizerConfig
-from unimodel.training.engine import freeze
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
+from unimodel.training.optimizer import freeze
 from unimodel.training.schedule import learning_rate
 
 STEPS = 100

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from unimodel.backbone.model import Backbone
 from unimodel.config import BackboneConfig, StageConfig
 from unimodel.planning.trace import planned_decoder
 from unimodel.training.muon import ITERATIONS
+from unimodel.training.optimizer import freeze, parameter_groups
 from unimodel.vocabulary import Vocabulary
 
 UPDATE_BYTES = 4 * (20 + 3 + 3)
@@ -49,42 +49,34 @@ class Parameters:
 
 
 def meta_backbone(backbone: BackboneConfig, vocabulary: Vocabulary, stage: StageConfig) -> Backbone:
-    """The backbone as it would be built and frozen for a stage, on the meta device: names and shapes alone."""
+    """The backbone as it would be built and frozen for a stage, on the meta device: names and shapes alone.
+
+    Raises ValueError as `freeze` does.
+    """
     with torch.device("meta"):
         model = Backbone(planned_decoder(backbone, vocabulary, "fp32", checkpointing=False))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(fnmatch.fnmatch(name, pattern) for pattern in stage.freeze))
+    freeze(model, stage.freeze)
     return model
 
 
 def count_parameters(model: Backbone, stage: StageConfig) -> Parameters:
     """Of a backbone on any device."""
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    groups = {"orthogonal": 0, "decayed": 0, "rest": 0}
-    muon_flops = largest = 0
-    for name, shape in shapes.items():
-        if name in frozen:
-            continue
-        matrix, outer = len(shape) >= 2, "embed" in name or "lm_head" in name
-        if stage.optimizer.kind == "muon" and matrix and not outer:
-            groups["orthogonal"] += shape.numel()
-            muon_flops += _orthogonalising_flops(shape)
-        else:
-            groups["decayed" if matrix and "embed" not in name else "rest"] += shape.numel()
-            largest = max(largest, shape.numel())
-    layer = sum(shape.numel() for name, shape in shapes.items() if ".layers.0." in name)
-    adam = groups["decayed"] + groups["rest"]
+    groups = parameter_groups(model.named_parameters(), stage.optimizer.kind)
+    matrices, adam = [*groups.heads, *groups.hidden], [*groups.decayed, *groups.rest]
     return Parameters(
-        frozen=sum(shapes[name].numel() for name in frozen),
-        orthogonal=groups["orthogonal"],
-        adam=adam,
-        largest_tensor=largest,
-        largest_group=max(groups["decayed"], groups["rest"]),
-        layer=layer,
-        num_tensors=len(shapes),
-        muon_flops=muon_flops,
+        frozen=_elements(p for p in model.parameters() if not p.requires_grad),
+        orthogonal=_elements(matrices),
+        adam=_elements(adam),
+        largest_tensor=max((p.numel() for p in adam), default=0),
+        largest_group=max(_elements(groups.decayed), _elements(groups.rest)),
+        layer=_elements(model.decoder.model.layers[0].parameters()),
+        num_tensors=sum(1 for _ in model.parameters()),
+        muon_flops=sum(_orthogonalising_flops(p.shape) for p in matrices),
     )
+
+
+def _elements(parameters: Iterable[torch.nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _orthogonalising_flops(shape: torch.Size) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
 import shutil
@@ -26,12 +25,14 @@ from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone
 from unimodel.backbone.sequence_parallel import SequenceGroup, swap_in_attention
 from unimodel.config import EngineConfig, StageConfig
-from unimodel.training.muon import Muon
+from unimodel.training.optimizer import build_optimizer
 
 # DeepSpeed's calls of functions that torch has renamed; nothing that a user of this project could do about.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 NEVER = 1 << 60
+NVME_BUFFERS = 5
+"""Of a group of parameters at work: fp32 weights, gradient, two moments, moving average."""
 NVME_BUFFERS = 5
 """Of a group of parameters at work: fp32 weights, gradient, two moments, moving average."""
 BY_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
@@ -101,21 +102,6 @@ def _zero_settings(config: EngineConfig) -> dict[str, Any]:
     return settings
 
 
-def freeze(model: torch.nn.Module, patterns: tuple[str, ...]) -> None:
-    """Stops the gradient of parameters whose name matches a shell pattern.
-
-    Raises ValueError when a pattern matches nothing or nothing is left to train.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise ValueError(f"freeze: '{pattern}' matches no parameter; names look like {', '.join(names[:3])}")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(fnmatch.fnmatch(name, pattern) for pattern in patterns))
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("freeze: the patterns freeze every parameter, nothing is left to train")
-
-
 def build_engine(
     backbone: Backbone,
     config: EngineConfig,
@@ -139,32 +125,5 @@ def build_engine(
     settings = engine_settings(config, stage, num_ranks)
     if config.nvme_folder is not None:  # files of an engine before this one have other names, and nobody deletes them
         shutil.rmtree(config.nvme_folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}", ignore_errors=True)
-    engine, *_ = deepspeed.initialize(model=backbone, optimizer=_build_optimizer(backbone, stage), config=settings)
+    engine, *_ = deepspeed.initialize(model=backbone, optimizer=build_optimizer(backbone, stage), config=settings)
     return engine
-
-
-def _build_optimizer(backbone: Backbone, stage: StageConfig) -> torch.optim.AdamW:
-    """AdamW, or Muon for the hidden matrices. Weight decay is for matrices only; embeddings, norms and biases are left
-    alone."""
-    settings = stage.optimizer
-    heads, hidden, decayed, rest = [], [], [], []
-    for name, parameter in backbone.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        outer = "embed" in name or "lm_head" in name
-        if settings.kind == "muon" and parameter.ndim == 2 and not outer:
-            (heads if name.endswith(BY_HEAD) else hidden).append(parameter)
-        else:
-            (decayed if parameter.ndim >= 2 and "embed" not in name else rest).append(parameter)
-    head_rows = backbone.decoder.config.head_dim
-    groups: list[dict[str, Any]] = [
-        {"params": heads, "weight_decay": settings.weight_decay, "orthogonal": True, "block_rows": head_rows},
-        {"params": hidden, "weight_decay": settings.weight_decay, "orthogonal": True},
-        {"params": decayed, "weight_decay": settings.weight_decay, "orthogonal": False},
-        {"params": rest, "weight_decay": 0.0, "orthogonal": False},
-    ]
-    groups = [group for group in groups if group["params"]]
-    adamw = {"lr": settings.learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.epsilon}
-    if settings.kind == "muon":
-        return Muon(groups, momentum=settings.momentum, **adamw)
-    return torch.optim.AdamW(groups, **adamw)

@@ -24,12 +24,13 @@ from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.collective import from_main_rank
 from unimodel.training.data import StageData
 from unimodel.training.device_memory import COPY, STATES, memory_for
-from unimodel.training.engine import build_engine, freeze
+from unimodel.training.engine import build_engine
 from unimodel.training.faults import LossWatch, RollBackError
 from unimodel.training.initial_weights import load_by_name, read_initial_weights
 from unimodel.training.metrics import counted_losses, describe, metrics_line, skips_in_a_row, timing_line
 from unimodel.training.named_state import NamedState
 from unimodel.training.observer import StageObserver
+from unimodel.training.optimizer import freeze
 from unimodel.training.quarantine import quarantine, quarantine_step
 from unimodel.training.schedule import learning_rate
 from unimodel.training.step import StepReport, train_step
