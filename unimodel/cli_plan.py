@@ -13,8 +13,11 @@ import typer
 from unimodel.cli_data import ConfigFile, Overrides
 
 if TYPE_CHECKING:
+    from unimodel.config import RunConfig
+    from unimodel.planning.batch_shape import BatchShape
     from unimodel.planning.hardware import Cluster
     from unimodel.planning.plan import Planner, RunPlan
+    from unimodel.vocabulary import Vocabulary
 
 DEVICES_PER_NODE = 8
 
@@ -47,7 +50,9 @@ def plan_command(
         _show(planner)
 
 
-def _cluster(settings: Any, vocabulary: Any, shapes: Any, gpu: str, gpus: int, per_node: int) -> Cluster:
+def _cluster(
+    settings: RunConfig, vocabulary: Vocabulary, shapes: dict[str, BatchShape], gpu: str, gpus: int, per_node: int
+) -> Cluster:
     from unimodel.planning.hardware import Cluster, named_device
     from unimodel.planning.plan import micro_batch
 

@@ -40,12 +40,8 @@ def check_settings(environment: str, image_size: int, random_action_fraction: fl
     """Raises ValueError for an unknown environment, one without discrete actions or pictures, or when anything but
     random actions is asked for."""
     del image_size  # any will do: frames are scaled
-    if random_action_fraction < 1.0:
-        raise ValueError(
-            f"{environment} has no scripted bot: set random_action_fraction to 1.0 (it is {random_action_fraction})"
-        )
-    env = _make(environment)
-    env.close()
+    _require_random(environment, random_action_fraction)
+    _make(environment).close()
 
 
 def record_episode(
@@ -55,7 +51,7 @@ def record_episode(
 
     Raises ValueError as `check_settings` does.
     """
-    check_settings(environment, image_size, random_action_fraction)
+    _require_random(environment, random_action_fraction)
     env = _make(environment)
     rng = keyed_generator("episode", environment, seed)
     observation, _ = env.reset(seed=seed)
@@ -109,6 +105,13 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
         branches.append(_frame(env, observation, image_size))
     env.close()
     return np.stack(branches)
+
+
+def _require_random(environment: str, random_action_fraction: float) -> None:
+    if random_action_fraction < 1.0:
+        raise ValueError(
+            f"{environment} has no scripted bot: set random_action_fraction to 1.0 (it is {random_action_fraction})"
+        )
 
 
 def num_actions(env: gymnasium.Env) -> int:

@@ -76,6 +76,20 @@ def test_parameters_are_those_of_the_built_decoder(kind: str) -> None:
     assert counted.orthogonal == (matrices if kind == "muon" else 0)
 
 
+def test_hierarchical_weights_are_held_a_second_time() -> None:
+    once, twice = (
+        planner(engine={"precision": "bf16", "zero": 3, "hierarchical_ranks": n}).as_configured().stages[0]
+        for n in (1, 8)
+    )
+    assert twice.memory.parameters - once.memory.parameters == 2 * once.parameters.total // 8
+
+
+def test_ranks_that_share_rows_must_divide_the_devices() -> None:
+    with pytest.raises(ValueError, match=r"engine.sequence_parallel \(3\) must divide the number of devices \(16\)"):
+        stages = {"masked": VALUES["stages"]["masked"] | {"batch": {"rows": 48, "row_tokens": 1536}}}
+        planner(engine={"sequence_parallel": 3}, stages=stages).as_configured()
+
+
 def test_every_share_of_rows_is_looked_at_once() -> None:
     assert list(micro_row_choices(24, 2)) == [1, 2, 3, 4, 6, 12]
     assert list(micro_row_choices(36, 1)) == [1, 2, 3, 4, 6, 9, 12, 18, 36]

@@ -11,6 +11,7 @@ from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, PackedBatch, pack
 from unimodel.config import BackboneConfig
 from unimodel.objectives.loss import loss_sums
+from unimodel.planning import trace
 from unimodel.planning.trace import MicroBatch, Watch, trace_micro_batch
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -71,8 +72,6 @@ def test_deep_decoder_is_told_from_shallow_ones() -> None:
     deep = BACKBONE.model_copy(update={"num_layers": 4})
     deeper = BACKBONE.model_copy(update={"num_layers": 7})
     told = trace_micro_batch(deeper, VOCABULARY, "bf16", batch)
-    from unimodel.planning import trace
-
     whole = trace._trace(deeper, VOCABULARY, "bf16", batch)
     assert told.flops == pytest.approx(whole.flops, rel=1e-9)
     assert told.peak_bytes == pytest.approx(whole.peak_bytes, rel=1e-3)

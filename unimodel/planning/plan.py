@@ -148,6 +148,10 @@ class Planner:
         engine, ranks = self.config.engine, self.cluster.num_devices
         stages = []
         for name, stage in self.config.ordered_stages:
+            if ranks % engine.sequence_parallel:
+                raise ValueError(
+                    f"engine.sequence_parallel ({engine.sequence_parallel}) must divide the number of devices ({ranks})"
+                )
             micro_rows = stage.batch.micro_rows(ranks // engine.sequence_parallel)
             spread = Spread(
                 engine.zero,
@@ -157,7 +161,8 @@ class Planner:
                 engine.offload_parameters != "none",
                 engine.activation_offload,
             )
-            stages.append(self._stage(name, stage, self._layout(stage, spread, micro_rows)))
+            layout = replace(self._layout(stage, spread, micro_rows), hierarchical_ranks=engine.hierarchical_ranks)
+            stages.append(self._stage(name, stage, layout))
         return RunPlan(self.cluster, tuple(stages))
 
     def best(self) -> RunPlan | None:

@@ -115,6 +115,8 @@ def settings(plan: RunPlan) -> list[str]:
     ]
     if layout.sequence_parallel > 1:
         lines.append(f"engine.sequence_parallel={layout.sequence_parallel}")
+    if layout.hierarchical_ranks > 1:
+        lines.append(f"engine.hierarchical_ranks={layout.hierarchical_ranks}")
     if layout.optimizer_on_host:
         lines.append("engine.offload_optimizer=cpu")
     if layout.parameters_on_host:
