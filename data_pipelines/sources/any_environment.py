@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.replay import replay
 from data_pipelines.stream.randomness import keyed_generator
 
 KEEP_ACTION_FRACTION = 0.5
@@ -123,12 +124,13 @@ def num_actions(env: gymnasium.Env) -> int:
 def _replayed(env: gymnasium.Env, environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray:
     """The frame after `actions` from the beginning."""
     observation, _ = env.reset(seed=seed)
-    for step, action in enumerate(actions):
-        if not 0 <= action < num_actions(env):
-            raise ValueError(f"{environment}: action {action} at step {step} is outside 0..{num_actions(env) - 1}")
-        observation, _, terminated, truncated, _ = env.step(int(action))
-        if terminated or truncated:
-            raise ValueError(f"{environment}, seed {seed}: the episode ends at step {step}, nothing to branch from")
+
+    def step(action: int) -> bool:
+        nonlocal observation
+        observation, _, terminated, truncated, _ = env.step(action)
+        return terminated or truncated
+
+    replay(environment, seed, actions, num_actions(env), step)
     return _frame(env, observation, image_size)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from data_pipelines.extras import load_extra
 from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.replay import replay
 from data_pipelines.stream.randomness import keyed_generator
 
 PREFIX = "ALE/"
@@ -100,22 +101,12 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
     env = _make(environment)
     branches = []
     for action in range(_num_actions(env)):
-        _replay(env, environment, seed, actions)
+        _opening(env, seed, keyed_generator("episode", environment, seed))
+        replay(environment, seed, actions, _num_actions(env), lambda taken: _step(env, taken)[-1])
         observation, *_ = _step(env, action)
         branches.append(_scaled(observation["image"], image_size))
     env.close()
     return np.stack(branches)
-
-
-def _replay(env: gymnasium.Env, environment: str, seed: int, actions: Sequence[int]) -> None:
-    num_actions = _num_actions(env)
-    _opening(env, seed, keyed_generator("episode", environment, seed))
-    for step, action in enumerate(actions):
-        if not 0 <= action < num_actions:
-            raise ValueError(f"{environment}: action {action} at step {step} is outside 0..{num_actions - 1}")
-        *_, over = _step(env, int(action))
-        if over:
-            raise ValueError(f"{environment}, seed {seed}: the episode ends at step {step}, nothing to branch from")
 
 
 def _num_actions(env: gymnasium.Env) -> int:

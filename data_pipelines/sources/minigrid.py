@@ -20,6 +20,7 @@ from minigrid.minigrid_env import MiniGridEnv
 from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
 from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.replay import replay
 from data_pipelines.stream.randomness import keyed_generator
 
 DIRECTIONS = ("right", "down", "left", "up")
@@ -100,12 +101,12 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
     tile_size = image_size // env.width
     num_actions = len(_action_names(env))
     _reset(env, seed)
-    for step, action in enumerate(actions):
-        if not 0 <= action < num_actions:
-            raise ValueError(f"{environment}: action {action} at step {step} is outside 0..{num_actions - 1}")
-        _, _, terminated, truncated, _ = env.step(int(action))
-        if terminated or truncated:
-            raise ValueError(f"{environment}, seed {seed}: the episode ends at step {step}, nothing to branch from")
+
+    def step(action: int) -> bool:
+        _, _, terminated, truncated, _ = env.step(action)
+        return terminated or truncated
+
+    replay(environment, seed, actions, num_actions, step)
     branches = []
     for action in range(num_actions):
         branch = copy.deepcopy(env)
