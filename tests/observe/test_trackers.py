@@ -38,7 +38,8 @@ def tensorboard_curve(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def wandb_records(folder: Path) -> Iterator[Any]:
-    """All records of all offline runs, in their order."""
+    """All records of all offline runs, in their order, after W&B's own process, which writes them, has ended."""
+    wandb.teardown()
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         store = DataStore()
         store.open_for_scan(str(file))
