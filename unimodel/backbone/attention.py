@@ -18,7 +18,15 @@ from unimodel.batch import PackedBatch, dense_mask, visible
 DENSE, BLOCKS = "sdpa", "block_masked"
 """Hugging Face attention names, for either mask. The second is FlexAttention by a name of ours: transformers refuses
 "flex_attention" for decoders that do not say that they support it (Qwen3.5), though all call a function."""
-ALL_ATTENTION_FUNCTIONS.register(BLOCKS, ALL_ATTENTION_FUNCTIONS["flex_attention"])
+
+
+def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any) -> Any:
+    """FlexAttention for block masks; the few queries of a cached step bring a dense one also on a GPU."""
+    kind = "flex_attention" if isinstance(attention_mask, BlockMask) else DENSE
+    return ALL_ATTENTION_FUNCTIONS[kind](module, query, key, value, attention_mask, **settings)
+
+
+ALL_ATTENTION_FUNCTIONS.register(BLOCKS, _attend)
 
 
 def attention_implementation(device: torch.device) -> str:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
 from unimodel.backbone.attention import DENSE, attention_mask
@@ -112,15 +113,32 @@ class Backbone(nn.Module):
             outputs = self.decoder.model(
                 input_ids=own.input_ids,
                 position_ids=own.position_ids,
-                attention_mask=self._masks(batch),
+                attention_mask=self._by_layer(attention_mask(batch, self.decoder.config._attn_implementation or DENSE)),
                 use_cache=False,
                 **({"sequence": self.sequence} if self.sequence.size > 1 else {}),
             )
         return outputs.last_hidden_state
 
-    def _masks(self, batch: PackedBatch) -> Any:
+    def hidden_after(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """[rows, length, dim] last hidden states of tokens that come after those whose keys and values `cache` holds.
+
+        `position_ids` [4, rows, length] are (index, time, height, width); `mask` bool [rows, 1, length, keys] says
+        which keys each token sees; `cache.update(key, value, layer)` takes the new keys and returns all of them.
+        """
+        return self.decoder.model(
+            input_ids=input_ids,
+            position_ids=position_ids if self.has_grid_positions else position_ids[0],
+            attention_mask=self._by_layer(mask),
+            past_key_values=cache,
+            use_cache=False,
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor, ids: range) -> Tensor:
+        """[..., len(ids)] logits of these ids alone, from hidden states [..., dim]."""
+        return nn.functional.linear(hidden, self.decoder.lm_head.weight[ids.start : ids.stop])
+
+    def _by_layer(self, mask: Tensor | BlockMask) -> Any:
         """The mask as the decoder takes it: Qwen3.5 by kind of layer, for it cannot tell the kind of a block mask."""
-        mask = attention_mask(batch, self.decoder.config._attn_implementation or DENSE)
         by_layer = self.decoder.config.model_type == "qwen3_5_text"
         return {"full_attention": mask, "linear_attention": None} if by_layer else mask
 

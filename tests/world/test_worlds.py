@@ -1,0 +1,209 @@
+"""The cached frame step is the whole window read again, whatever was stepped, rolled over or opened beside it.
+
+Run: pytest tests/world/test_worlds.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recomputed_world import recompute_step
+from torch import Tensor
+from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode
+
+from unimodel.backbone.model import Backbone, build_decoder
+from unimodel.batch import NO_TARGET, PackedBatch, pack
+from unimodel.sampling.fill import FillSettings, hide, read_only
+from unimodel.vocabulary import Modality
+from unimodel.world.state import WorldState
+from unimodel.world.worlds import Worlds
+
+WINDOW_FRAMES = 6
+IMAGES = VOCABULARY.range_of(Modality.IMAGE)
+
+
+class Listening(Backbone):
+    """A backbone that keeps the logits of picture codes that it gave, however it was asked.
+
+    Each is (logits [answers, codes], row of each answer, column of each answer): of the batch where a plain forward was
+    asked, of the frame where the cached step was.
+    """
+
+    def __init__(self, family: str = "qwen3_5_text") -> None:
+        decoder = build_decoder(TINY_BACKBONE.model_copy(update={"family": family}), VOCABULARY, seed=1)
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                if parameter.ndim >= 2:
+                    parameter.mul_(5.0)
+        decoder.set_attn_implementation("sdpa")
+        super().__init__(decoder)
+        self.eval()
+        self.heard: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        logits = super().forward(batch)
+        rows, columns = (batch.target != NO_TARGET).nonzero(as_tuple=True)
+        self.heard.append((logits[:, IMAGES.start : IMAGES.stop], rows, columns))
+        return logits
+
+    def logits(self, hidden: Tensor, ids: range) -> Tensor:
+        logits = super().logits(hidden, ids)
+        if ids == IMAGES:
+            rows, columns = torch.ones(logits.shape[:2]).nonzero(as_tuple=True)
+            self.heard.append((logits.flatten(0, 1), rows, columns))
+        return logits
+
+    def take(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        heard, self.heard = self.heard, []
+        return heard
+
+
+def assert_same_answers(cached: list[Any], recomputed: list[Any], codes: int) -> int:
+    """Every answer of the plain forwards is the cached step's of that pass and place. How many there were."""
+    assert len(cached) == len(recomputed)
+    _, rows, columns = recomputed[0]
+    first = torch.stack([columns[rows == row].min() for row in rows.unique()])
+    for (ours, _, _), (theirs, rows, columns) in zip(cached, recomputed, strict=True):
+        places = rows * codes + columns - first[rows]
+        torch.testing.assert_close(ours[places], theirs[: len(places)], rtol=0, atol=1e-4)
+    return sum(len(rows) for _, rows, _ in recomputed)
+
+
+def world(seed: int, frames: int, mission: int = 5) -> WorldState:
+    episode = toy_episode(seed, steps=frames)
+    return WorldState(episode.mission[:mission], episode.frames[:frames], episode.actions[: frames - 1])
+
+
+def recent(state: WorldState, frames: int) -> WorldState:
+    return replace(state, frames=state.frames[-frames:], actions=state.actions[len(state.actions) - frames + 1 :])
+
+
+@pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3", "llama"])
+@pytest.mark.parametrize("passes", [1, 2, 4, 9])
+def test_a_cached_step_is_the_whole_window_read_again(family: str, passes: int) -> None:
+    """Past four turns of the window, with worlds of other lengths and missions beside it."""
+    backbone = Listening(family)
+    fill = FillSettings(steps=passes)
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, fill)
+    slots = [worlds.open(world(0, 1)), worlds.open(world(1, 4, mission=2)), worlds.open(world(2, 9, mission=1))]
+    rng = np.random.default_rng(0)
+    lengths = set()
+    for _ in range(2 * WINDOW_FRAMES):
+        windows = [recent(worlds.state(slot), worlds.window_frames(slot)) for slot in slots]
+        lengths |= {len(window.frames) for window in windows}
+        actions = rng.integers(VOCABULARY.action_size, size=3).tolist()
+        backbone.take()
+        frames = worlds.step(slots, actions)
+        cached = backbone.take()
+        expected = recompute_step(backbone, BUILDER, PAD_ID, windows, actions, fill)
+        recomputed = backbone.take()
+        assert len(cached) == passes
+        assert assert_same_answers(cached, recomputed, frames[0].size) >= frames.size
+        np.testing.assert_array_equal(frames, expected)
+    assert lengths == {1, 2, 3, 4, 5}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["step", "close", "outcomes"])), max_size=12))
+@settings(max_examples=15, deadline=None)
+def test_worlds_opened_and_closed_beside_each_other_are_as_if_alone(events: list[tuple[int, str]]) -> None:
+    """Mixed resets: a slot that is closed and used again carries nothing over to the next world in it."""
+    backbone = Listening()
+    together = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    alone: dict[int, Worlds] = {}
+    for number, (slot, event) in enumerate([*events, *((slot, "step") for slot in range(4))]):
+        if slot not in alone:
+            state = world(number, 1 + number % 3)
+            opened = together.open(state)
+            alone[opened] = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+            alone[opened].open(state)
+        elif event == "close":
+            together.close(slot)
+            del alone[slot]
+            continue
+        if event == "outcomes" and all(len(together.state(s).actions) for s in alone):
+            ours = together.outcomes(sorted(alone))
+            theirs = [alone[s].outcomes([0]) for s in sorted(alone)]
+            np.testing.assert_allclose(ours.over, np.concatenate([t.over for t in theirs]), atol=1e-5)
+        slots = sorted(alone)
+        actions = [(slot + number) % VOCABULARY.action_size for slot in slots]
+        frames = together.step(slots, actions)
+        for s, action, frame in zip(slots, actions, frames, strict=True):
+            np.testing.assert_array_equal(alone[s].step([0], [action])[0], frame)
+
+
+def test_outcomes_are_what_a_plain_forward_says() -> None:
+    backbone = Listening()
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    slot = worlds.open(world(4, 3))
+    for action in (1, 2):
+        worlds.step([slot], [action])
+    outcome = worlds.outcomes([slot])
+    state = worlds.state(slot)
+    episode = replace(
+        toy_episode(),
+        frames=state.frames,
+        actions=state.actions,
+        rewards=np.zeros(4),
+        done=np.zeros(4, dtype=bool),
+        mission=state.mission,
+    )
+    sequence = BUILDER.interaction(episode, 0, 5)
+    unknown = np.isin(sequence.modality(), (Modality.REWARD, Modality.DONE))
+    asked = hide(read_only(sequence), unknown, VOCABULARY)
+    logits = all_logits(backbone, pack([[asked]], len(sequence), PAD_ID))[0]
+    over = logits[len(sequence) - 1, list(VOCABULARY.range_of(Modality.DONE))].softmax(dim=-1)[1]
+    assert outcome.over[0] == pytest.approx(float(over), abs=1e-5)
+    # They read the last frame into the cache; what follows is the same.
+    again = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    np.testing.assert_array_equal(worlds.step([slot], [3]), again.step([again.open(state)], [3]))
+
+
+def test_noise_follows_from_the_worlds_seed_alone() -> None:
+    backbone = Listening()
+    drawn = FillSettings(steps=3, temperature=1.0, choice_temperature=4.5)
+    first = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, drawn)
+    second = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, drawn)
+    start = world(5, 2)
+    second.open(start, seed=8)
+    pairs = [(first.open(start, seed=7), second.open(start, seed=7)), (first.open(start, seed=9), None)]
+    (ours, theirs), (other, _) = pairs
+    for action in (0, 1, 2):
+        frames = first.step([ours, other], [action, action])
+        np.testing.assert_array_equal(frames[0], second.step([theirs], [action])[0])
+        assert (frames[0] != frames[1]).any()
+
+
+def test_a_rewound_world_goes_on_as_it_did() -> None:
+    backbone = Listening()
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, FillSettings(steps=2, temperature=1.0))
+    slot = worlds.open(world(6, 2), seed=3)
+    for action in (1, 4, 2):
+        worlds.step([slot], [action])
+    past = worlds.state(slot)
+    branch = worlds.open(past.rewound(3), seed=3)
+    for action in (4, 2):
+        worlds.step([branch], [action])
+    np.testing.assert_array_equal(worlds.state(branch).frames, past.frames)
+    with pytest.raises(ValueError, match="cannot go back to 9"):
+        past.rewound(9)
+
+
+def test_mistakes_are_told_and_change_nothing() -> None:
+    worlds = Worlds(Listening(), BUILDER, PAD_ID, WINDOW_FRAMES)
+    slot = worlds.open(world(7, 3))
+    with pytest.raises(ValueError, match="action code 99 is outside 0..4"):
+        worlds.step([slot], [99])
+    with pytest.raises(ValueError, match="name one twice"):
+        worlds.step([slot, slot], [0, 0])
+    fresh = worlds.open(world(8, 1))
+    with pytest.raises(ValueError, match="has taken no action"):
+        worlds.outcomes([fresh])
+    with pytest.raises(KeyError):
+        worlds.step([55], [0])
+    assert len(worlds.state(slot).frames) == 3

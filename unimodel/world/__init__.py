@@ -1,0 +1,1 @@
+"""The live world: stepped by the model frame by frame."""

@@ -1,0 +1,255 @@
+"""The cached frame step: many worlds that one model steps together, each with its own past.
+
+A world is its window of past frames laid out as in training, and the next frame. A step reads what the cache does not
+hold yet, the last frame among it, and takes its first look at the new frame in the same forward; its other passes read
+the new frame alone. So a frame costs `passes` forwards, all but the first of one frame.
+
+When the window is full the oldest frames are dropped and the rest is read again, now and then instead of every frame.
+Keys and values depend on all that came before them: what stays of a cache that merely slides still speaks of frames
+that are gone, which no training window ever showed. Here every frame is exactly what a model without a cache makes of
+the same window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimodel.backbone.model import Backbone
+from unimodel.batch import TokenSequence
+from unimodel.sampling.fill import FillSettings
+from unimodel.tokenizers.action import REWARD_BINS, reward_values
+from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
+from unimodel.vocabulary import Modality
+from unimodel.world.cache import KeyValueCache
+from unimodel.world.passage import Passage, Unread, lay_passage
+from unimodel.world.refine import choose, frame_generator, still_hidden
+from unimodel.world.state import WorldState
+
+KEPT_FRACTION = 0.5
+"""Share of a full window that stays when it moves on."""
+ROOM_TOKENS = 128
+"""What a cache grows by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came with a frame: expected `rewards` [worlds] and the probability that the episode is over [worlds]."""
+
+    rewards: np.ndarray
+    over: np.ndarray
+
+
+@dataclass(slots=True)
+class _World:
+    """A row of the cache: its window begins at frame `first`, and `read` tokens of it are in the cache."""
+
+    row: int
+    state: WorldState
+    seed: int
+    first: int
+    read: int = 0
+
+    @property
+    def window_frames(self) -> int:
+        return len(self.state.frames) - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A window laid out. Its last frame is the tokens `[block, codes_stop)` with its action, its codes from `codes`."""
+
+    ids: np.ndarray
+    sequence: TokenSequence
+    block: int
+    codes: int
+    codes_stop: int
+
+    @property
+    def num_codes(self) -> int:
+        return self.codes_stop - self.codes
+
+
+class Worlds:
+    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on.
+
+    A world is opened into a slot and closed again; any open slots may be stepped together.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        builder: SequenceBuilder,
+        pad_id: int,
+        window_frames: int,
+        settings: FillSettings | None = None,
+    ) -> None:
+        assert window_frames >= 2, "the last frame and the next"
+        self._backbone, self._builder, self._pad_id = backbone, builder, pad_id
+        self._window_frames, self._settings = window_frames, settings or FillSettings()
+        self._kept_frames = max(1, int(KEPT_FRACTION * window_frames))
+        self._cache = KeyValueCache(backbone.decoder)
+        self._worlds: dict[int, _World] = {}
+        self._device = next(backbone.parameters()).device
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._cache.nbytes
+
+    def open(self, state: WorldState, seed: int = 0) -> int:
+        """A slot for a world with this past; its noise, if any, follows from `seed` and the number of each frame."""
+        slot = next(number for number in range(len(self._worlds) + 1) if number not in self._worlds)
+        first = max(0, len(state.frames) - (self._window_frames - 1))
+        self._worlds[slot] = _World(slot, state, seed, first)
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Raises KeyError for a slot that is not open."""
+        del self._worlds[slot]
+
+    def state(self, slot: int) -> WorldState:
+        """The world's whole past. Raises KeyError for a slot that is not open."""
+        return self._worlds[slot].state
+
+    def window_frames(self, slot: int) -> int:
+        """How many frames the next one is made from. Raises KeyError for a slot that is not open."""
+        return self._worlds[slot].window_frames
+
+    @torch.no_grad()
+    def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
+        """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings').
+
+        Raises KeyError for a slot that is not open, ValueError for one that is given twice or an action outside the
+        vocabulary.
+        """
+        if len(set(slots)) < len(slots):
+            raise ValueError(f"a world takes one action at a time, and slots {list(slots)} name one twice")
+        worlds = [self._worlds[slot] for slot in slots]
+        windows = [self._next_window(world, action) for world, action in zip(worlds, actions, strict=True)]
+        self._catch_up(worlds, windows)
+        codes = self._fill(worlds, windows, passes or self._settings.steps).cpu().numpy()
+        frames = codes.reshape(len(slots), *worlds[0].state.frames.shape[1:])
+        for world, action, frame in zip(worlds, actions, frames, strict=True):
+            world.state = world.state.stepped(action, frame)
+            if world.window_frames >= self._window_frames:
+                world.first, world.read = len(world.state.frames) - self._kept_frames, 0
+        return frames
+
+    @torch.no_grad()
+    def outcomes(self, slots: Sequence[int]) -> Outcome:
+        """Reward and end that came with the last frame of each slot, at the cost of one forward of that frame.
+
+        Raises KeyError for a slot that is not open, ValueError for a world that has taken no action yet.
+        """
+        worlds = [self._worlds[slot] for slot in slots]
+        if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
+            raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
+        windows = [self._window(world.state, world.first) for world in worlds]
+        self._catch_up(worlds, windows)
+        hidden = self._read(self._passage(worlds, windows, [len(window.ids) for window in windows]))
+        stops = self._tensor([len(window.ids) - world.read for world, window in zip(worlds, windows, strict=True)])
+        rows = torch.arange(len(worlds), device=self._device)
+        for world, window in zip(worlds, windows, strict=True):
+            world.read = len(window.ids)
+        vocabulary = self._builder.vocabulary
+        rewards = self._backbone.logits(hidden[rows, stops - 2], vocabulary.range_of(Modality.REWARD)).softmax(dim=-1)
+        over = self._backbone.logits(hidden[rows, stops - 1], vocabulary.range_of(Modality.DONE)).softmax(dim=-1)
+        values = reward_values(np.arange(REWARD_BINS))
+        return Outcome(rewards.double().cpu().numpy() @ values, over[:, 1].double().cpu().numpy())
+
+    def rollout(self, states: Sequence[WorldState], actions: np.ndarray, seed: int = 0) -> list[WorldState]:
+        """Worlds of their own, stepped by `actions` [worlds, steps] and closed again."""
+        slots = [self.open(state, seed) for state in states]
+        for step in range(actions.shape[1]):
+            self.step(slots, actions[:, step].tolist())
+        rolled = [self.state(slot) for slot in slots]
+        for slot in slots:
+            self.close(slot)
+        return rolled
+
+    def _next_window(self, world: _World, action: int) -> _Window:
+        """The window with one more frame, which nobody knows."""
+        state, first = world.state, world.first
+        unknown = replace(state, frames=np.concatenate([state.frames[first:], state.frames[-1:]]))
+        window = self._window(replace(unknown, actions=np.append(state.actions[first:], action)), 0)
+        window.ids[window.codes : window.codes_stop] = self._builder.vocabulary.mask(Modality.IMAGE)
+        return window
+
+    def _window(self, state: WorldState, first: int) -> _Window:
+        """Frames from `first` on as training lays them out, rewards and done flags behind MASK as half of them are
+        there. A window that begins later than its episode looks like one that begins with it."""
+        frames, actions = state.frames[first:], state.actions[first:]
+        steps, vocabulary = len(actions), self._builder.vocabulary
+        silence, unknown = np.zeros((steps + 1, 0), dtype=np.int64), np.zeros(steps)
+        episode = TokenisedEpisode("world", frames, silence, actions, unknown, unknown > 0, state.mission, ())
+        sequence = self._builder.interaction(episode, 0, steps + 1)
+        ids = sequence.ids.copy()
+        for modality in (Modality.REWARD, Modality.DONE):
+            ids[sequence.layout.modality == modality] = vocabulary.mask(modality)
+        picture = sequence.layout.pictures[-1]
+        block = next(span.start for span in sequence.spans if span.time == steps and span.modality is Modality.ACTION)
+        return _Window(ids, sequence, block, picture.start, picture.stop)
+
+    def _catch_up(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
+        """Reads worlds that lag by frames, by themselves: the others would wait for rows as long as theirs."""
+        late = [
+            (world, window)
+            for world, window in zip(worlds, windows, strict=True)
+            if window.block - world.read > 2 * (window.codes_stop - window.block)
+        ]
+        if late:
+            behind, theirs = zip(*late, strict=True)
+            self._read(self._passage(behind, theirs, [window.block for window in theirs]))
+            for world, window in late:
+                world.read = window.block
+
+    def _fill(self, worlds: Sequence[_World], windows: Sequence[_Window], passes: int) -> Tensor:
+        """[worlds, tokens] codes of the windows' last frames. Reads all that comes before them."""
+        images = self._builder.vocabulary.range_of(Modality.IMAGE)
+        mask_id = self._builder.vocabulary.mask(Modality.IMAGE)
+        noise = [frame_generator(world.seed, len(world.state.frames), self._device) for world in worlds]
+        codes = torch.zeros(len(worlds), windows[0].num_codes, dtype=torch.int64, device=self._device)
+        hidden = torch.ones_like(codes, dtype=torch.bool)
+        passage, places = self._frames_passage(worlds, windows)
+        for step in range(passes):
+            if step == 1:  # the first pass read what came before as well; all others are of one shape
+                passage, places = self._frames_passage(worlds, windows)
+            passage.input_ids.scatter_(1, places, torch.where(hidden, mask_id, codes + images.start))
+            states = self._read(passage)
+            for world, window in zip(worlds, windows, strict=True):
+                world.read = window.block
+            at_codes = states.gather(1, places[..., None].expand(-1, -1, states.shape[2]))
+            logits = self._backbone.logits(at_codes, images)
+            chosen, confidence = choose(logits, step, passes, self._settings, noise)
+            codes = torch.where(hidden, chosen, codes)
+            hidden = still_hidden(hidden, confidence, step, passes)
+        return codes
+
+    def _frames_passage(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> tuple[Passage, Tensor]:
+        """All up to the last frames, and where in it their codes are, int64 [worlds, codes]."""
+        passage = self._passage(worlds, windows, [window.codes_stop for window in windows])
+        first = [window.codes - world.read for world, window in zip(worlds, windows, strict=True)]
+        return passage, self._tensor(first)[:, None] + torch.arange(windows[0].num_codes, device=self._device)
+
+    def _passage(self, worlds: Sequence[_World], windows: Sequence[_Window], stops: Sequence[int]) -> Passage:
+        """What each world has not read of its window, up to `stops`, with room for it in the cache."""
+        unread = [
+            Unread(world.row, window.ids, window.sequence.layout, world.read, stop)
+            for world, window, stop in zip(worlds, windows, stops, strict=True)
+        ]
+        # A short row beside a long one is padded beyond its own end.
+        places = max(part.start for part in unread) + max(map(len, unread))
+        rows = 1 + max(world.row for world in worlds)
+        self._cache.grow(rows, -(-places // ROOM_TOKENS) * ROOM_TOKENS)
+        return lay_passage(unread, self._cache, self._pad_id, self._device)
+
+    def _read(self, passage: Passage) -> Tensor:
+        """[worlds, tokens, dim] last hidden states."""
+        return self._backbone.hidden_after(passage.input_ids, passage.position_ids, passage.mask, passage.writing)
+
+    def _tensor(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, device=self._device)
