@@ -13,13 +13,13 @@ from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import join
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.config import EPISODES
-from unimodel.evaluation.dynamics import frame_sampler
 from unimodel.sampling.fill import FillSettings, fill_span
-from unimodel.sampling.frames import WorldState
 from unimodel.sampling.text import describe_images
 from unimodel.tokenizers.text import encode_text
 from unimodel.tokenizers.tokenised_shards import decode_tokenised
 from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.rollout import roll_out
+from unimodel.world.state import WorldState
 
 ENLARGEMENT = 4
 """Pictures are saved this many times larger, so that 64 pixels are visible."""
@@ -72,7 +72,7 @@ def frames_from_actions(loaded: LoadedRun, actions: list[str], episode: int, see
     numbers = [_action_number(action, names) for action in actions]
     start = decode_tokenised(*reader.read(episode))
     world = WorldState(start.mission, start.frames[:1], start.actions[:0])
-    rolled = frame_sampler(loaded).rollout([world], np.asarray([numbers]), keyed_generator("generate", seed))
+    rolled = roll_out(loaded, [world], np.asarray([numbers]), seed)
     return loaded.bundle.image.decode(rolled[0].frames)
 
 

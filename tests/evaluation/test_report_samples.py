@@ -17,8 +17,8 @@ from data_pipelines.sources.episode import Episode
 from data_pipelines.sources.minigrid import record_episode
 from unimodel.evaluation import report_samples
 from unimodel.evaluation.held_out import HeldOut
-from unimodel.sampling.frames import WorldState
 from unimodel.tokenizers.unified import TokenisedEpisode
+from unimodel.world.state import WorldState
 
 ENVIRONMENT = "BabyAI-GoToLocalS8N3-v0"
 NAMES = ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
@@ -56,19 +56,18 @@ def _loaded(codebook: Codebook) -> Any:
     return SimpleNamespace(bundle=SimpleNamespace(image=codebook), config=config)
 
 
-class Sampler:
-    """Steps worlds with `next_code(world, action)` instead of a model."""
+NextCode = Callable[[WorldState, int], np.ndarray]
 
-    def __init__(self, next_code: Callable[[WorldState, int], np.ndarray]) -> None:
-        self._next_code = next_code
 
-    def step(self, worlds: Sequence[WorldState], actions: Sequence[int], rng: object) -> list[WorldState]:
-        return [world.stepped(a, self._next_code(world, a)) for world, a in zip(worlds, actions, strict=True)]
+def steps_with(next_code: NextCode) -> Callable[..., list[WorldState]]:
+    """Rolls worlds out with `next_code(world, action)` instead of a model."""
 
-    def rollout(self, worlds: Sequence[WorldState], actions: np.ndarray, rng: object) -> list[WorldState]:
-        for step in range(actions.shape[1]):
-            worlds = self.step(worlds, actions[:, step].tolist(), rng)
+    def roll_out(loaded: object, worlds: Sequence[WorldState], actions: np.ndarray) -> list[WorldState]:
+        for column in actions.T.tolist():
+            worlds = [w.stepped(action, next_code(w, action)) for w, action in zip(worlds, column, strict=True)]
         return list(worlds)
+
+    return roll_out
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_film_of_a_perfect_model_repeats_the_real_frames(episode: Episode, monke
     codebook = Codebook()
     held_out = _held_out(codebook, episode)
     codes = held_out.tokens[0].frames
-    monkeypatch.setattr(report_samples, "frame_sampler", lambda _: Sampler(lambda world, _: codes[len(world.frames)]))
+    monkeypatch.setattr(report_samples, "roll_out", steps_with(lambda world, _: codes[len(world.frames)]))
     (film,) = report_samples.rollouts(_loaded(codebook), held_out, NAMES)
     assert [shot.source for shot in film.made] == [shot.source for shot in film.real]
     assert [shot.source for shot in film.real] == [
@@ -97,7 +96,7 @@ def test_frames_that_differ_are_marked(episode: Episode, monkeypatch: pytest.Mon
     codebook = Codebook()
     held_out = _held_out(codebook, episode)
     frozen = held_out.tokens[0].frames[0]
-    monkeypatch.setattr(report_samples, "frame_sampler", lambda _: Sampler(lambda world, _: frozen))
+    monkeypatch.setattr(report_samples, "roll_out", steps_with(lambda world, _: frozen))
     (film,) = report_samples.rollouts(_loaded(codebook), held_out, NAMES)
     assert [(shot.note, shot.good) for shot in film.made[2:]] == [("0/1", False)] * STEPS
 
@@ -107,12 +106,12 @@ def test_counterfactual_tells_obedience_from_ignorance(episode: Episode, monkeyp
     held_out, loaded = _held_out(codebook, episode), _loaded(codebook)
     *_, real, classes = report_samples._branching_state(loaded, held_out)
     outcomes = codebook.encode(real)
-    monkeypatch.setattr(report_samples, "frame_sampler", lambda _: Sampler(lambda _, action: outcomes[action]))
+    monkeypatch.setattr(report_samples, "roll_out", steps_with(lambda _, action: outcomes[action]))
     _, film = report_samples.counterfactual(loaded, held_out, NAMES)
     assert film.columns == tuple(NAMES) and [shot.note for shot in film.made] == ["obeys"] * len(NAMES)
     assert [shot.source for shot in film.made] == [shot.source for shot in film.real]
 
-    monkeypatch.setattr(report_samples, "frame_sampler", lambda _: Sampler(lambda *_: outcomes[0]))
+    monkeypatch.setattr(report_samples, "roll_out", steps_with(lambda *_: outcomes[0]))
     _, film = report_samples.counterfactual(loaded, held_out, NAMES)
     assert [shot.good for shot in film.made] == (classes == classes[0]).tolist()
     assert {shot.note for shot in film.made if not shot.good} == {"looks like left"}

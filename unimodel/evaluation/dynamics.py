@@ -9,20 +9,11 @@ from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import psnr
 from unimodel.evaluation.table import Row
-from unimodel.sampling.fill import FillSettings
-from unimodel.sampling.frames import FrameSampler, WorldState
 from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.rollout import roll_out
+from unimodel.world.state import WorldState
 
 CONTEXT_FRAMES = 2
-
-
-def frame_sampler(loaded: LoadedRun) -> FrameSampler:
-    """Steps worlds with the run's backbone, over the window that stage 3 trained on."""
-    window = loaded.config.stages[loaded.stage].skills.get("interaction")
-    if window is None:
-        raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
-    settings = FillSettings(steps=loaded.config.evaluation.sampling_steps)
-    return FrameSampler(loaded.backbone, loaded.bundle.builder, loaded.bundle.pad_id, window, settings)
 
 
 def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
@@ -34,7 +25,7 @@ def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
     tokens = [held_out.tokens[i] for i in chosen]
     worlds = [WorldState(e.mission, e.frames[:CONTEXT_FRAMES], e.actions[: CONTEXT_FRAMES - 1]) for e in tokens]
     actions = np.stack([e.actions[CONTEXT_FRAMES - 1 : CONTEXT_FRAMES - 1 + horizon] for e in tokens])
-    rolled = frame_sampler(loaded).rollout(worlds, actions, keyed_generator("evaluate rollout"))
+    rolled = roll_out(loaded, worlds, actions)
     rows = []
     for steps in sorted({1, horizon}):
         ahead = "1 step" if steps == 1 else f"{steps} steps"
@@ -98,7 +89,7 @@ def evaluate_branches(loaded: LoadedRun, held_out: HeldOut) -> Row:
             actions.append(int(rng.choice(np.flatnonzero(classes == kind))))
             branches.append(real)
             classes_of.append(classes)
-    stepped = frame_sampler(loaded).step(worlds, actions, keyed_generator("evaluate branches"))
+    stepped = roll_out(loaded, worlds, np.asarray(actions)[:, None])
     decoded = loaded.bundle.image.decode(np.stack([world.frames[-1] for world in stepped])).astype(np.float64)
     right = [
         classes[int(np.argmin(np.mean((real - picture) ** 2, axis=(1, 2, 3))))] == classes[action]

@@ -13,14 +13,15 @@ from PIL import Image
 
 from data_pipelines.sources.recording import world_of
 from data_pipelines.stream.randomness import keyed_generator
-from unimodel.evaluation.dynamics import CONTEXT_FRAMES, frame_sampler
+from unimodel.evaluation.dynamics import CONTEXT_FRAMES
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import psnr
 from unimodel.sampling.fill import FillSettings, fill_span
-from unimodel.sampling.frames import WorldState
 from unimodel.sampling.text import describe_images
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.rollout import roll_out
+from unimodel.world.state import WorldState
 
 NUM_RECONSTRUCTIONS = 6
 NUM_ROLLOUTS = 5
@@ -93,7 +94,7 @@ def rollouts(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) 
     tokens = [held_out.tokens[i] for i in chosen]
     worlds = [WorldState(e.mission, e.frames[:CONTEXT_FRAMES], e.actions[: CONTEXT_FRAMES - 1]) for e in tokens]
     actions = np.stack([e.actions[CONTEXT_FRAMES - 1 : CONTEXT_FRAMES - 1 + steps] for e in tokens])
-    rolled = frame_sampler(loaded).rollout(worlds, actions, keyed_generator("report rollout"))
+    rolled = roll_out(loaded, worlds, actions)
     films = []
     for number, world in zip(chosen, rolled, strict=True):
         episode, codes = held_out.episodes[number], held_out.tokens[number].frames
@@ -120,8 +121,7 @@ def counterfactual(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[
     number, at, real, classes = _branching_state(loaded, held_out)
     episode, tokens = held_out.episodes[number], held_out.tokens[number]
     world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at])
-    actions = list(range(len(real)))
-    stepped = frame_sampler(loaded).step([world] * len(real), actions, keyed_generator("report branches"))
+    stepped = roll_out(loaded, [world] * len(real), np.arange(len(real))[:, None])
     decoded = loaded.bundle.image.decode(np.stack([world.frames[-1] for world in stepped]))
     made = []
     for action, frame in enumerate(decoded):

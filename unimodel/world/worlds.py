@@ -161,16 +161,6 @@ class Worlds:
         values = reward_values(np.arange(REWARD_BINS))
         return Outcome(rewards.double().cpu().numpy() @ values, over[:, 1].double().cpu().numpy())
 
-    def rollout(self, states: Sequence[WorldState], actions: np.ndarray, seed: int = 0) -> list[WorldState]:
-        """Worlds of their own, stepped by `actions` [worlds, steps] and closed again."""
-        slots = [self.open(state, seed) for state in states]
-        for step in range(actions.shape[1]):
-            self.step(slots, actions[:, step].tolist())
-        rolled = [self.state(slot) for slot in slots]
-        for slot in slots:
-            self.close(slot)
-        return rolled
-
     def _next_window(self, world: _World, action: int) -> _Window:
         """The window with one more frame, which nobody knows."""
         state, first = world.state, world.first
