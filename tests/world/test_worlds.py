@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recomputed_world import recompute_step
+from peers.recomputed_world import recompute_step
 from torch import Tensor
 from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode
 

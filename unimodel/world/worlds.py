@@ -119,6 +119,10 @@ class Worlds:
         """How many frames the next one is made from. Raises KeyError for a slot that is not open."""
         return self._worlds[slot].window_frames
 
+    def is_unread(self, slot: int) -> bool:
+        """Whether its next step reads its window from the beginning. Raises KeyError for a slot that is not open."""
+        return self._worlds[slot].read == 0
+
     @torch.no_grad()
     def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
         """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings').
