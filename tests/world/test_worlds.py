@@ -194,6 +194,24 @@ def test_a_rewound_world_goes_on_as_it_did() -> None:
         past.rewound(9)
 
 
+@pytest.mark.slow
+def test_compiled_steps_are_the_same() -> None:
+    """With the fixed shapes of a GPU; on a CPU torch.compile takes its minute too."""
+    backbone = Listening()
+    plain = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    compiled = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, compiled=True)
+    slots = [(plain.open(state), compiled.open(state)) for state in (world(1, 3), world(2, 1), world(3, 9))]
+    ours, theirs = zip(*slots, strict=True)
+    for number in range(2 * WINDOW_FRAMES):
+        actions = [number % 3, 1, 2]
+        backbone.take()
+        frames = plain.step(ours, actions)
+        expected = backbone.take()
+        np.testing.assert_array_equal(compiled.step(theirs, actions), frames)
+        for (ours_pass, *_), (theirs_pass, *_) in zip(expected, backbone.take(), strict=True):
+            torch.testing.assert_close(ours_pass, theirs_pass, rtol=0, atol=1e-4)
+
+
 def test_mistakes_are_told_and_change_nothing() -> None:
     worlds = Worlds(Listening(), BUILDER, PAD_ID, WINDOW_FRAMES)
     slot = worlds.open(world(7, 3))

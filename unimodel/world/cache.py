@@ -13,10 +13,12 @@ from transformers import PreTrainedModel
 class KeyValueCache:
     """Rows of a batch that live on between forwards. It does not know how much of a row counts: its user does.
 
-    `worlds` rows of `places` tokens at first; both grow as they are needed.
+    It is empty at first and grows. With `whole`, forwards look at all its places, whatever they hold, and write by
+    index: every forward of so many tokens has the same shapes, as compiled ones want.
     """
 
-    def __init__(self, decoder: PreTrainedModel) -> None:
+    def __init__(self, decoder: PreTrainedModel, *, whole: bool = False) -> None:
+        self._whole = whole
         config = decoder.config
         self._shape = (config.num_key_value_heads, config.head_dim)
         self._like = next(decoder.parameters())
@@ -47,10 +49,10 @@ class KeyValueCache:
 
     def at(self, worlds: Sequence[int], starts: Sequence[int], tokens: int) -> Writing:
         """Where the next `tokens` of these worlds go: world `worlds[i]` from place `starts[i]` on."""
-        extent = max(starts) + tokens
         in_a_row = list(worlds) == list(range(worlds[0], worlds[0] + len(worlds)))
         rows = slice(worlds[0], worlds[0] + len(worlds)) if in_a_row else self._tensor(worlds)
-        if len(set(starts)) == 1:
+        extent = self.places if self._whole else max(starts) + tokens
+        if len(set(starts)) == 1 and not self._whole:
             return Writing(self, rows, slice(starts[0], extent), extent)
         places = self._tensor(starts)[:, None] + torch.arange(tokens, device=self._like.device)
         return Writing(self, rows, places, extent)

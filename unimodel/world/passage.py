@@ -43,9 +43,10 @@ class Passage:
     writing: Writing
 
 
-def lay_passage(unread: Sequence[Unread], cache: KeyValueCache, pad_id: int, device: torch.device) -> Passage:
-    """Puts the unread tokens of several worlds side by side. The cache must have room for them."""
-    tokens = max(map(len, unread))
+def lay_passage(
+    unread: Sequence[Unread], tokens: int, cache: KeyValueCache, pad_id: int, device: torch.device
+) -> Passage:
+    """Puts the unread tokens of several worlds side by side, `tokens` a row. The cache must have room for them."""
     ids = np.full((len(unread), tokens), pad_id, dtype=np.int64)
     positions = np.zeros((4, len(unread), tokens), dtype=np.int64)
     document = np.full((len(unread), tokens), PADDING_DOCUMENT, dtype=np.int64)

@@ -34,6 +34,10 @@ KEPT_FRACTION = 0.5
 """Share of a full window that stays when it moves on."""
 ROOM_TOKENS = 128
 """What a cache grows by."""
+LATE_FRAMES = 2
+"""The last frame and the next: worlds that have more to read do so by themselves."""
+OUTCOMES = (Modality.REWARD, Modality.DONE)
+"""What follows every frame but the first of a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,12 @@ class _World:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A window laid out. Its last frame is the tokens `[block, codes_stop)` with its action, its codes from `codes`."""
+    """A window laid out: `prefix` tokens up to its first action; its last frame is the tokens `[block, codes_stop)`
+    with its action, its codes from `codes` on."""
 
     ids: np.ndarray
     sequence: TokenSequence
+    prefix: int
     block: int
     codes: int
     codes_stop: int
@@ -73,11 +79,18 @@ class _Window:
     def num_codes(self) -> int:
         return self.codes_stop - self.codes
 
+    @property
+    def step_tokens(self) -> int:
+        """Of one step: action, frame, reward and done flag."""
+        return self.codes_stop - self.block + len(OUTCOMES)
+
 
 class Worlds:
     """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on.
 
-    A world is opened into a slot and closed again; any open slots may be stepped together.
+    A world is opened into a slot and closed again; any open slots may be stepped together. With `compiled`, forwards of
+    frames have fixed shapes and go through torch.compile, on a GPU as CUDA graphs: the first steps take a minute, and
+    another number of worlds compiles again.
     """
 
     def __init__(
@@ -87,14 +100,21 @@ class Worlds:
         pad_id: int,
         window_frames: int,
         settings: FillSettings | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
         assert window_frames >= 2, "the last frame and the next"
         self._backbone, self._builder, self._pad_id = backbone, builder, pad_id
         self._window_frames, self._settings = window_frames, settings or FillSettings()
         self._kept_frames = max(1, int(KEPT_FRACTION * window_frames))
-        self._cache = KeyValueCache(backbone.decoder)
+        self._cache = KeyValueCache(backbone.decoder, whole=compiled)
         self._worlds: dict[int, _World] = {}
         self._device = next(backbone.parameters()).device
+        self._compiled = compiled
+        self._frames_hidden = backbone.hidden_after
+        if compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else None
+            self._frames_hidden = torch.compile(backbone.hidden_after, dynamic=False, mode=mode)
 
     @property
     def cache_bytes(self) -> int:
@@ -182,22 +202,23 @@ class Worlds:
         episode = TokenisedEpisode("world", frames, silence, actions, unknown, unknown > 0, state.mission, ())
         sequence = self._builder.interaction(episode, 0, steps + 1)
         ids = sequence.ids.copy()
-        for modality in (Modality.REWARD, Modality.DONE):
+        for modality in OUTCOMES:
             ids[sequence.layout.modality == modality] = vocabulary.mask(modality)
         picture = sequence.layout.pictures[-1]
-        block = next(span.start for span in sequence.spans if span.time == steps and span.modality is Modality.ACTION)
-        return _Window(ids, sequence, block, picture.start, picture.stop)
+        begins = {span.time: span.start for span in reversed(sequence.spans)}
+        return _Window(ids, sequence, begins[min(1, steps)], begins[steps], picture.start, picture.stop)
 
     def _catch_up(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
         """Reads worlds that lag by frames, by themselves: the others would wait for rows as long as theirs."""
         late = [
             (world, window)
             for world, window in zip(worlds, windows, strict=True)
-            if window.block - world.read > 2 * (window.codes_stop - window.block)
+            if window.codes_stop - world.read > LATE_FRAMES * window.step_tokens
         ]
         if late:
             behind, theirs = zip(*late, strict=True)
-            self._read(self._passage(behind, theirs, [window.block for window in theirs]))
+            passage = self._passage(behind, theirs, [window.block for window in theirs])
+            self._backbone.hidden_after(passage.input_ids, passage.position_ids, passage.mask, passage.writing)
             for world, window in late:
                 world.read = window.block
 
@@ -225,25 +246,33 @@ class Worlds:
 
     def _frames_passage(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> tuple[Passage, Tensor]:
         """All up to the last frames, and where in it their codes are, int64 [worlds, codes]."""
-        passage = self._passage(worlds, windows, [window.codes_stop for window in windows])
+        stops = [window.codes_stop for window in windows]
+        if self._compiled and any(world.read < window.block for world, window in zip(worlds, windows, strict=True)):
+            passage = self._passage(worlds, windows, stops, tokens=LATE_FRAMES * windows[0].step_tokens)
+        else:
+            passage = self._passage(worlds, windows, stops)
         first = [window.codes - world.read for world, window in zip(worlds, windows, strict=True)]
         return passage, self._tensor(first)[:, None] + torch.arange(windows[0].num_codes, device=self._device)
 
-    def _passage(self, worlds: Sequence[_World], windows: Sequence[_Window], stops: Sequence[int]) -> Passage:
-        """What each world has not read of its window, up to `stops`, with room for it in the cache."""
+    def _passage(
+        self, worlds: Sequence[_World], windows: Sequence[_Window], stops: Sequence[int], tokens: int = 0
+    ) -> Passage:
+        """What each world has not read of its window, up to `stops`, in rows of at least so many `tokens`."""
         unread = [
             Unread(world.row, window.ids, window.sequence.layout, world.read, stop)
             for world, window, stop in zip(worlds, windows, stops, strict=True)
         ]
+        tokens = max(tokens, *map(len, unread))
         # A short row beside a long one is padded beyond its own end.
-        places = max(part.start for part in unread) + max(map(len, unread))
-        rows = 1 + max(world.row for world in worlds)
-        self._cache.grow(rows, -(-places // ROOM_TOKENS) * ROOM_TOKENS)
-        return lay_passage(unread, self._cache, self._pad_id, self._device)
+        places = max(part.start for part in unread) + tokens
+        if self._compiled:  # all that a window of these can need: what grows compiles again
+            places = max(w.prefix + (self._window_frames + LATE_FRAMES) * w.step_tokens for w in windows)
+        self._cache.grow(1 + max(world.row for world in worlds), -(-places // ROOM_TOKENS) * ROOM_TOKENS)
+        return lay_passage(unread, tokens, self._cache, self._pad_id, self._device)
 
     def _read(self, passage: Passage) -> Tensor:
         """[worlds, tokens, dim] last hidden states."""
-        return self._backbone.hidden_after(passage.input_ids, passage.position_ids, passage.mask, passage.writing)
+        return self._frames_hidden(passage.input_ids, passage.position_ids, passage.mask, passage.writing)
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, device=self._device)
