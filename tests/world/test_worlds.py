@@ -109,6 +109,22 @@ def test_a_cached_step_is_the_whole_window_read_again(family: str, passes: int) 
     assert lengths == {1, 2, 3, 4, 5}
 
 
+def test_a_step_reads_two_frames_and_never_the_window() -> None:
+    """Many public world models run the whole window through the decoder for every pass."""
+    backbone, window_frames, passes = Listening(), 40, 3
+    tokens: list[int] = []
+    backbone.decoder.get_input_embeddings().register_forward_hook(lambda _, ids, __: tokens.append(ids[0].numel()))
+    worlds = Worlds(backbone, BUILDER, PAD_ID, window_frames, FillSettings(steps=passes))
+    slot = worlds.open(world(0, 20))
+    worlds.step([slot], [0])
+    frame = 1 + 1 + 9  # action, delimiter, codes
+    for _ in range(window_frames - 22):
+        tokens.clear()
+        worlds.step([slot], [1])
+        assert tokens == [2 * frame + 2, frame, frame]  # the last frame with its reward and done flag, and the new one
+    assert worlds.window_frames(slot) == window_frames - 1
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["step", "close", "outcomes"])), max_size=12))
 @settings(max_examples=15, deadline=None)
 def test_worlds_opened_and_closed_beside_each_other_are_as_if_alone(events: list[tuple[int, str]]) -> None:
