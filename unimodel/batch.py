@@ -54,7 +54,7 @@ class Role(IntEnum):
 class Span:
     """A run of tokens `[start, stop)` of one modality. `time` is the environment step it belongs to (0 outside
     episodes); `grid` is (height, width) in tokens for images and None for everything one-dimensional. A `ruler`'s
-    token k stands at the height of row k and the width of column k."""
+    token k stands at the height of row k and the width of column k. `missing` stands for an action nobody knows."""
 
     start: int
     stop: int
@@ -63,9 +63,15 @@ class Span:
     time: int = 0
     grid: tuple[int, int] | None = None
     ruler: bool = False
+    missing: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @property
+    def is_action(self) -> bool:
+        """Whether it is what led to a moment, known or not."""
+        return self.missing or self.modality is Modality.ACTION
 
     @property
     def is_observed(self) -> bool:
@@ -144,7 +150,7 @@ class Layout:
         block = np.full(self.length, CAUSAL, dtype=np.int64)
         number, start, time, action = -1, 0, None, None
         for span in self.spans:
-            if span.modality is Modality.ACTION:
+            if span.is_action:
                 action = span.start
             if span.is_observed:
                 if span.grid is not None or span.time != time:  # the first of its moment
@@ -172,7 +178,7 @@ class Layout:
                 positions[0, span.start : span.stop] = span.start
                 positions[1, span.start : span.stop] = np.repeat(np.arange(height), width) * GRID_SPACING
                 positions[2, span.start : span.stop] = np.tile(np.arange(width), height) * GRID_SPACING
-            if span.modality in STEP_MODALITIES:
+            if span.modality in STEP_MODALITIES or span.missing:
                 positions[1:, span.start : span.stop] = 0
             if span.ruler:
                 positions[1:, span.start : span.stop] = np.arange(len(span)) * GRID_SPACING

@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
 from unimodel.backbone.attention import DENSE, attention_mask
+from unimodel.backbone.positions import reading_index
 from unimodel.backbone.sequence_parallel import SequenceGroup
 from unimodel.batch import NO_TARGET, PackedBatch
 from unimodel.config import BackboneConfig
@@ -144,8 +145,5 @@ class Backbone(nn.Module):
 
     def _positions(self, batch: PackedBatch) -> Tensor:
         """[4, rows, length] (index, time, height, width) for 3-D rotary positions, [rows, length] otherwise."""
-        index = torch.arange(batch.document.shape[1], device=batch.document.device).expand_as(batch.document)
-        starts = torch.ones_like(batch.document, dtype=torch.bool)
-        starts[:, 1:] = batch.document[:, 1:] != batch.document[:, :-1]
-        within = index - torch.where(starts, index, 0).cummax(dim=1).values
-        return torch.cat([within[None], batch.position_ids]) if self.has_grid_positions else within
+        index = reading_index(batch.document, batch.stream)
+        return torch.cat([index[None], batch.position_ids]) if self.has_grid_positions else index
