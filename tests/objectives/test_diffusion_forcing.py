@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode, toy_talkie
 
-from unimodel.batch import CAUSAL, NO_TARGET, CorruptedSequence, Role
+from unimodel.batch import CorruptedSequence
 from unimodel.config_objectives import DiffusionForcingConfig
+from unimodel.layout import CAUSAL, NO_TARGET, Role
 from unimodel.objectives.diffusion_forcing import corrupt_frames, frame_mask_rate
 from unimodel.vocabulary import Modality
 

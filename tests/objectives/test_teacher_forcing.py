@@ -14,9 +14,10 @@ import torch
 from toy_sequences import BUILDER, PAD_ID, VOCABULARY, all_logits, tiny_backbone, toy_episode, toy_film, toy_talkie
 
 from unimodel.backbone.model import Backbone, build_decoder
-from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence, dense_mask, pack
+from unimodel.batch import CorruptedSequence, TokenSequence, dense_mask, pack
 from unimodel.config import BackboneConfig, MixtureEntry, StageConfig
 from unimodel.config_objectives import TeacherForcingConfig
+from unimodel.layout import NO_TARGET, Role
 from unimodel.objectives.corruption import added_tokens, corrupt
 from unimodel.objectives.teacher_forcing import lay_copies
 from unimodel.sampling.fill import read_only

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode, toy_film, toy_talkie
 
 from data_pipelines.shards.table import SampleEntry
-from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Layout, Role, Span, TokenSequence
+from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
+from unimodel.layout import GRID_SPACING, STEP_MODALITIES, Layout, Role, Span
 from unimodel.tokenizers.action import reward_codes
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, first_place, sequence_length

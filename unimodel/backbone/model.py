@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 from unimodel.backbone.attention import DENSE, attention_mask
 from unimodel.backbone.positions import reading_index
 from unimodel.backbone.sequence_parallel import SequenceGroup
-from unimodel.batch import NO_TARGET, PackedBatch
+from unimodel.batch import PackedBatch
 from unimodel.config import BackboneConfig
+from unimodel.layout import NO_TARGET
 from unimodel.vocabulary import Vocabulary
 
 NEW_ROW_STD = 0.02

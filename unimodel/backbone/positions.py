@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unimodel.batch import CLEAN
+from unimodel.layout import CLEAN
 
 
 def reading_index(document: Tensor, stream: Tensor) -> Tensor:

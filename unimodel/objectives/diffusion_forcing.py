@@ -14,8 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import KNOWN_LAYOUTS, NO_TARGET, CorruptedSequence, Layout, Role, TokenSequence
+from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import DiffusionForcingConfig
+from unimodel.layout import KNOWN_LAYOUTS, NO_TARGET, Layout, Role
 from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
 

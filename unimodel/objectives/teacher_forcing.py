@@ -15,8 +15,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import KNOWN_LAYOUTS, NO_TARGET, CorruptedSequence, Layout, Role, TokenSequence
+from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import TeacherForcingConfig
+from unimodel.layout import KNOWN_LAYOUTS, NO_TARGET, Layout, Role
 from unimodel.objectives.diffusion_forcing import (
     OUTCOME_MASK_FRACTION,
     add_context_noise,

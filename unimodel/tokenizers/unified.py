@@ -31,8 +31,9 @@ from functools import lru_cache
 import numpy as np
 
 from data_pipelines.sources.sample import UNKNOWN_ACTION
-from unimodel.batch import KNOWN_LAYOUTS, Layout, Role, Span, TokenSequence
+from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
+from unimodel.layout import KNOWN_LAYOUTS, Layout, Role, Span
 from unimodel.tokenizers.action import reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
 
