@@ -18,9 +18,10 @@ import torch
 
 from unimodel.backbone.attention import attention_implementation, attention_mask
 from unimodel.backbone.model import Backbone, build_decoder
-from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, PackedBatch, pack
+from unimodel.batch import CorruptedSequence, PackedBatch, pack
 from unimodel.config import BackboneConfig, EngineConfig, MixtureEntry, StageConfig
 from unimodel.config_objectives import NextTokenConfig
+from unimodel.layout import CAUSAL, CLEAN, NO_TARGET
 from unimodel.training.engine import build_engine, start_process_group
 from unimodel.training.named_state import NamedState
 from unimodel.training.step import train_step

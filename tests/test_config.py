@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from unimodel import config as settings
+from unimodel import config_tokenizers
 from unimodel.config import RunConfig
 from unimodel.config_file import dump_config, load_config
 from unimodel.config_objectives import MaskedConfig, NextTokenConfig
@@ -58,7 +59,7 @@ def test_dump_and_reload_give_an_equal_config(smallest: Path, tmp_path: Path) ->
 
 DEFAULTED = [
     model
-    for model in vars(settings).values()
+    for model in [*vars(settings).values(), *vars(config_tokenizers).values()]
     if isinstance(model, type)
     and issubclass(model, settings.Settings)
     and not any(field.is_required() for field in model.model_fields.values())

@@ -17,6 +17,7 @@ from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from unimodel.config_engine import EngineConfig
 from unimodel.config_objectives import ObjectiveConfig
 from unimodel.config_observe import ObserveConfig
+from unimodel.config_tokenizers import TokenizersConfig
 
 EPISODES = "episodes"
 """Name of the source that `data.folder` is."""
@@ -42,27 +43,6 @@ class RecordingConfig(Settings):
     image_size: PositiveInt = 64
     """Height and width of a frame, pixels. The grid is drawn with image_size / grid cells pixels per cell."""
     episodes_per_shard: PositiveInt = 250
-
-
-class TextTokenizerConfig(Settings):
-    vocabulary_size: PositiveInt = 512
-    """Byte-level BPE tokens, specials included."""
-
-
-class ImageTokenizerConfig(Settings):
-    """FSQ autoencoder (Mentzer et al. 2023, arXiv 2309.15505)."""
-
-    patch_pixels: PositiveInt = 8
-    """Pixels per token side: a 64x64 frame is (64 / 8)^2 = 64 tokens."""
-    levels: tuple[PositiveInt, ...] = (8, 6, 5)
-    """Quantisation levels per latent dimension; the codebook has their product."""
-    width: PositiveInt = 96
-    patch_local: bool = True
-    """Encode each patch by itself, so that equal patches get equal codes. Right for grid worlds and easy on the
-    dynamics; photographs want False (3x3 convolutions that mix neighbours)."""
-    steps: PositiveInt = 1500
-    batch_frames: PositiveInt = 32
-    learning_rate: PositiveFloat = 3e-3
 
 
 class BackboneConfig(Settings):
@@ -111,6 +91,10 @@ Share = PositiveFloat | Annotated[tuple[SharePoint, ...], Field(min_length=1), A
 SequenceKind = Literal[
     "clip", "text_to_image", "image_to_text", "text_to_audio", "audio_to_text", "interaction", "text"
 ]
+
+
+ASK_STEPS = {"inverse_dynamics": "actions", "teacher_forcing": "the frames that actions lead to"}
+"""Kinds of objectives that need steps -> what they ask for."""
 
 
 class MixtureEntry(Settings):
@@ -209,9 +193,10 @@ class StageConfig(Settings):
                 raise ValueError(
                     f"objective '{entry.objective}' is not one of this stage's: {', '.join(self.objectives)}"
                 )
-            if self.objectives[entry.objective].kind == "inverse_dynamics" and entry.sequence != "interaction":
+            kind = self.objectives[entry.objective].kind
+            if kind in ASK_STEPS and entry.sequence != "interaction":
                 raise ValueError(
-                    f"objective '{entry.objective}' asks for actions: "
+                    f"objective '{entry.objective}' asks for {ASK_STEPS[kind]}: "
                     f"its sequence must be interaction, not {entry.sequence}"
                 )
         return self
@@ -283,35 +268,10 @@ class DataConfig(Settings):
     """Unreadable samples that a run leaves out (listed in quarantine.jsonl) before it stops."""
 
 
-class AudioTokenizerConfig(Settings):
-    """FSQ autoencoder of log-mel spectra; trained when the data has sound."""
-
-    sample_rate: PositiveInt = 16000
-    """Sounds are resampled to it."""
-    hop_samples: PositiveInt = 320
-    """Samples per spectrum: 20 ms at 16 kHz."""
-    codes_per_hop: PositiveInt = 2
-    """Tokens per spectrum."""
-    bands: PositiveInt = 64
-    """Mel bands of a spectrum."""
-    levels: tuple[PositiveInt, ...] = (8, 6, 5)
-    """Quantisation levels per latent dimension; the codebook has their product."""
-    width: PositiveInt = 192
-    steps: PositiveInt = 1000
-    batch_hops: PositiveInt = 512
-    learning_rate: PositiveFloat = 2e-3
-
-
 def recordings(data: DataConfig) -> dict[Path, RecordingConfig]:
     """What is played into which folder. Raises ValueError for an address."""
     others = {local_folder(s.folder): s.recording for s in data.sources.values() if s.recording is not None}
     return {local_folder(data.folder): data.recording} | others
-
-
-class TokenizersConfig(Settings):
-    text: TextTokenizerConfig = TextTokenizerConfig()
-    image: ImageTokenizerConfig = ImageTokenizerConfig()
-    audio: AudioTokenizerConfig = AudioTokenizerConfig()
 
 
 class RunConfig(Settings):

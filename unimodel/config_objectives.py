@@ -77,7 +77,25 @@ class DiffusionForcingConfig(Settings):
     full_fraction: Fraction = 0.1
     """Probability that a frame is masked completely: the first step of sampling."""
     context_noise_fraction: Fraction = 0.1
-    """Largest share of visible frame tokens replaced by random codes (drawn uniformly from 0 to this per sample)."""
+    """Largest share of visible frame tokens replaced by random codes (drawn uniformly from 0 to this per sample), so
+    that the model survives its own mistakes. 0 turns it off."""
+    changed_weight: PositiveFloat = 1.0
+    """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
+
+
+class TeacherForcingConfig(Settings):
+    """Every frame asked for in a copy of its own, in front of the clean one (block diffusion, arXiv 2503.09573).
+
+    A copy sees the clean frames before it and itself: exactly what sampling sees, and every frame of a window is asked
+    in one pass. Its sequences are nearly twice as long as those of diffusion_forcing."""
+
+    kind: Literal["teacher_forcing"]
+    coefficient: PositiveFloat = 1.0
+    full_fraction: Fraction = 0.1
+    """Probability that a copy is masked completely: the first step of sampling."""
+    context_noise_fraction: Fraction = 0.1
+    """Largest share of visible frame tokens, in clean frames and copies, replaced by random codes (drawn uniformly from
+    0 to this per sample), so that the model survives its own mistakes. 0 turns it off."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
 
@@ -95,5 +113,6 @@ class InverseDynamicsConfig(Settings):
 
 
 ObjectiveConfig = Annotated[
-    NextTokenConfig | MaskedConfig | DiffusionForcingConfig | InverseDynamicsConfig, Field(discriminator="kind")
+    NextTokenConfig | MaskedConfig | DiffusionForcingConfig | TeacherForcingConfig | InverseDynamicsConfig,
+    Field(discriminator="kind"),
 ]

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from unimodel.backbone.flops import attention_operations, decoder_flops
 from unimodel.backbone.model import Backbone, build_decoder, huggingface_config
-from unimodel.batch import CAUSAL, NO_TARGET, PackedBatch, pack
+from unimodel.batch import PackedBatch, pack
+from unimodel.layout import CAUSAL, NO_TARGET
 from unimodel.training.optimizer import freeze
 
 ROWS, LENGTH, TARGETS = 3, 24, 5

@@ -15,9 +15,10 @@ from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits
 
 from unimodel.backbone.attention import BLOCKS, DENSE, attention_implementation
 from unimodel.backbone.model import Backbone, build_decoder
-from unimodel.batch import CAUSAL, NO_TARGET, PackedBatch, pack
+from unimodel.batch import PackedBatch, pack
 from unimodel.config import BackboneConfig
 from unimodel.config_objectives import NextTokenConfig
+from unimodel.layout import CAUSAL, NO_TARGET
 from unimodel.objectives.next_token import next_token
 
 FAMILIES = ("qwen3_5_text", "qwen3", "llama")

@@ -20,8 +20,9 @@ from toy_sequences import PAD_ID, TINY_BACKBONE, VOCABULARY, laid_out
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.backbone.sequence_parallel import build_sequence_group
-from unimodel.batch import NO_TARGET, CorruptedSequence, PackedBatch, pack
+from unimodel.batch import CorruptedSequence, PackedBatch, pack
 from unimodel.config import EngineConfig
+from unimodel.layout import NO_TARGET
 from unimodel.training.engine import build_engine, start_process_group
 from unimodel.training.named_state import NamedState
 from unimodel.training.step import train_step

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from data_pipelines.sources.sample import UNKNOWN_ACTION
 from unimodel.backbone.model import Backbone, build_decoder
-from unimodel.batch import CLEAN, NO_TARGET, CorruptedSequence, PackedBatch
+from unimodel.batch import CorruptedSequence, PackedBatch
 from unimodel.config import BackboneConfig
+from unimodel.layout import CLEAN, NO_TARGET
 from unimodel.tokenizers.action import REWARD_BINS
 from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
 from unimodel.vocabulary import Modality, Vocabulary

@@ -14,7 +14,8 @@ from data_pipelines.stream.loader import BadSample, PackedStream, StreamSettings
 from data_pipelines.stream.mixture import Ingredient
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Placed, Plan
-from unimodel.batch import CAUSAL, CorruptedSequence
+from unimodel.batch import CorruptedSequence
+from unimodel.layout import CAUSAL
 
 
 def write_toy_shards(

@@ -11,7 +11,8 @@ from data_pipelines.stream.mixture import Ingredient
 from data_pipelines.stream.order import Draw
 from data_pipelines.stream.plan import Placed, Plan, StreamState
 from data_pipelines.stream.randomness import keyed_number
-from unimodel.batch import CAUSAL, PADDING_DOCUMENT, CorruptedSequence
+from unimodel.batch import PADDING_DOCUMENT, CorruptedSequence
+from unimodel.layout import CAUSAL
 
 ROW_TOKENS = 40
 STEPS = 150

@@ -17,8 +17,9 @@ from toy_sequences import BUILDER, PAD_ID, VOCABULARY, all_logits, laid_out, tin
 
 from unimodel.backbone.attention import attention_implementation, attention_mask, block_mask
 from unimodel.backbone.model import Backbone
-from unimodel.batch import CAUSAL, PADDING_DOCUMENT, CorruptedSequence, PackedBatch, Span, dense_mask, pack
+from unimodel.batch import PADDING_DOCUMENT, CorruptedSequence, PackedBatch, dense_mask, pack
 from unimodel.config_objectives import DiffusionForcingConfig
+from unimodel.layout import CAUSAL, Span
 from unimodel.objectives.corruption import corrupt
 from unimodel.vocabulary import Modality
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode, toy_talkie
 
-from unimodel.batch import CAUSAL, NO_TARGET, CorruptedSequence, Role
+from unimodel.batch import CorruptedSequence
 from unimodel.config_objectives import DiffusionForcingConfig
+from unimodel.layout import CAUSAL, NO_TARGET, Role
 from unimodel.objectives.diffusion_forcing import corrupt_frames, frame_mask_rate
 from unimodel.vocabulary import Modality
 
@@ -35,8 +36,8 @@ def hidden_share(sequence: CorruptedSequence) -> np.ndarray:
 
 
 def test_rates_have_their_point_masses_and_the_cosine_between() -> None:
-    rng, config = np.random.default_rng(0), settings(clean_fraction=0.3, full_fraction=0.1)
-    rates = np.array([frame_mask_rate(config, rng) for _ in range(20_000)])
+    rng = np.random.default_rng(0)
+    rates = np.array([frame_mask_rate(0.3, 0.1, rng) for _ in range(20_000)])
     assert (rates == 0).mean() == pytest.approx(0.3, abs=0.017)
     assert (rates == 1).mean() == pytest.approx(0.1, abs=0.011)
     between = rates[(rates > 0) & (rates < 1)]

@@ -12,9 +12,9 @@ import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode
 
 from data_pipelines.sources.sample import UNKNOWN_ACTION
-from unimodel.batch import NO_TARGET
 from unimodel.config import MixtureEntry, StageConfig
 from unimodel.config_objectives import InverseDynamicsConfig
+from unimodel.layout import NO_TARGET
 from unimodel.objectives.inverse_dynamics import hide_actions
 from unimodel.vocabulary import Modality
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from toy_sequences import BUILDER, PAD_ID, VOCABULARY, tiny_backbone, toy_episode
 
-from unimodel.batch import NO_TARGET, CorruptedSequence, PackedBatch, pack
+from unimodel.batch import CorruptedSequence, PackedBatch, pack
 from unimodel.config_objectives import DiffusionForcingConfig, MaskedConfig, NextTokenConfig, ObjectiveConfig
+from unimodel.layout import NO_TARGET
 from unimodel.objectives.corruption import corrupt
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.vocabulary import Modality

@@ -14,8 +14,9 @@ import pytest
 import torch
 from toy_sequences import BUILDER, PAD_ID, VOCABULARY, toy_episode
 
-from unimodel.batch import NO_TARGET, Layout, Role, Span, TokenSequence, pack
+from unimodel.batch import TokenSequence, pack
 from unimodel.config_objectives import MaskedConfig
+from unimodel.layout import NO_TARGET, Layout, Role, Span
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.objectives.masked import corrupt_masked, count_probability, draw_mask, mask_rate
 from unimodel.vocabulary import Modality

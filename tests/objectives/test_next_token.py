@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from toy_sequences import BUILDER, VOCABULARY, toy_episode
 
-from unimodel.batch import CAUSAL, NO_TARGET, Role, TokenSequence
+from unimodel.batch import TokenSequence
 from unimodel.config_objectives import NextTokenConfig
+from unimodel.layout import CAUSAL, NO_TARGET, Role
 from unimodel.objectives.corruption import corrupt
 from unimodel.vocabulary import Modality
 

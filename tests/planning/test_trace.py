@@ -8,8 +8,9 @@ import torch
 
 from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone, build_decoder
-from unimodel.batch import CAUSAL, CLEAN, NO_TARGET, CorruptedSequence, PackedBatch, pack
+from unimodel.batch import CorruptedSequence, PackedBatch, pack
 from unimodel.config import BackboneConfig
+from unimodel.layout import CAUSAL, CLEAN, NO_TARGET
 from unimodel.objectives.loss import loss_sums
 from unimodel.planning import trace
 from unimodel.planning.trace import MicroBatch, Watch, trace_micro_batch

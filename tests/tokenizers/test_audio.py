@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimodel.config import AudioTokenizerConfig
+from unimodel.config_tokenizers import AudioTokenizerConfig
 from unimodel.tokenizers.audio import AudioTokenizer, LogMel, mel_filters
 from unimodel.tokenizers.train_audio import train_audio_tokenizer
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 from vector_quantize_pytorch import FSQ
 
-from unimodel.config import ImageTokenizerConfig
+from unimodel.config_tokenizers import ImageTokenizerConfig
 from unimodel.tokenizers.action import LARGEST_REWARD, REWARD_BINS, reward_codes, reward_values
 from unimodel.tokenizers.image import ImageTokenizer
 from unimodel.tokenizers.quantizer import FiniteScalarQuantizer

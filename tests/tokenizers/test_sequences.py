@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode, toy_film, toy_talkie
 
 from data_pipelines.shards.table import SampleEntry
-from unimodel.batch import GRID_SPACING, STEP_MODALITIES, Layout, Role, Span, TokenSequence
+from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
+from unimodel.layout import GRID_SPACING, STEP_MODALITIES, Layout, Role, Span
 from unimodel.tokenizers.action import reward_codes
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, first_place, sequence_length
@@ -127,7 +128,7 @@ def test_positions_number_rows_and_columns_and_never_go_back_in_time(sequence: T
             rows, columns = np.divmod(np.arange(len(span)), span.grid[1])
             assert (here[1] == rows * GRID_SPACING).all() and (here[2] == columns * GRID_SPACING).all()
             assert (here[0] == span.start).all()
-        elif span.modality in STEP_MODALITIES:
+        elif span.modality in STEP_MODALITIES or span.missing:
             assert (here[0] == np.arange(span.start, span.stop)).all() and (here[1:] == 0).all()
         elif not span.ruler:
             assert (here == np.arange(span.start, span.stop)).all(), "text is numbered as plain generation would"
@@ -206,6 +207,12 @@ def test_a_film_has_no_actions_and_no_outcomes() -> None:
     sequence = BUILDER.interaction(FILM, 0, 5)
     assert not of(sequence, Modality.ACTION) and not of(sequence, Modality.REWARD) and not of(sequence, Modality.DONE)
     assert (sequence.ids == VOCABULARY.no_action).sum() == len(of(sequence, Modality.IMAGE)) == 5
+
+
+def test_a_missing_action_stands_as_a_known_one_does() -> None:
+    """Alike in block and positions, so that what is learnt of one serves the other."""
+    known, missing = (BUILDER.interaction(e, 0, 5).layout for e in (replace(FILM, actions=TALKIE.actions), FILM))
+    assert (known.blocks == missing.blocks).all() and (known.position_ids == missing.position_ids).all()
 
 
 def test_a_long_text_is_read_in_parts_and_ends_once() -> None:

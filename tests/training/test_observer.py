@@ -18,8 +18,9 @@ from test_named_state import Trainer
 from tiny_run import TinyRun, require_same_end, tiny_run, train_here
 from torch import nn
 
-from unimodel.batch import NO_TARGET, PackedBatch
+from unimodel.batch import PackedBatch
 from unimodel.errors import RunError, Stopped
+from unimodel.layout import NO_TARGET
 from unimodel.objectives.loss import loss_sums, normalised_loss, normalisers
 from unimodel.run_folder import read_json_lines
 from unimodel.training.checkpoint import list_checkpoints

@@ -18,7 +18,8 @@ from torch import Tensor
 from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode
 
 from unimodel.backbone.model import Backbone, build_decoder
-from unimodel.batch import NO_TARGET, PackedBatch, pack
+from unimodel.batch import PackedBatch, pack
+from unimodel.layout import NO_TARGET
 from unimodel.sampling.fill import FillSettings, hide, read_only
 from unimodel.vocabulary import Modality
 from unimodel.world.state import WorldState

@@ -17,9 +17,11 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3_5TextConfig, Qwen3Config
 
 from unimodel.backbone.attention import DENSE, attention_mask
+from unimodel.backbone.positions import reading_index
 from unimodel.backbone.sequence_parallel import SequenceGroup
-from unimodel.batch import NO_TARGET, PackedBatch
+from unimodel.batch import PackedBatch
 from unimodel.config import BackboneConfig
+from unimodel.layout import NO_TARGET
 from unimodel.vocabulary import Vocabulary
 
 NEW_ROW_STD = 0.02
@@ -144,8 +146,5 @@ class Backbone(nn.Module):
 
     def _positions(self, batch: PackedBatch) -> Tensor:
         """[4, rows, length] (index, time, height, width) for 3-D rotary positions, [rows, length] otherwise."""
-        index = torch.arange(batch.document.shape[1], device=batch.document.device).expand_as(batch.document)
-        starts = torch.ones_like(batch.document, dtype=torch.bool)
-        starts[:, 1:] = batch.document[:, 1:] != batch.document[:, :-1]
-        within = index - torch.where(starts, index, 0).cummax(dim=1).values
-        return torch.cat([within[None], batch.position_ids]) if self.has_grid_positions else within
+        index = reading_index(batch.document, batch.stream)
+        return torch.cat([index[None], batch.position_ids]) if self.has_grid_positions else index

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from data_pipelines.stream.randomness import keyed_generator
-from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import NextTokenConfig
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import patch_means, psnr, ssim
 from unimodel.evaluation.table import Row
+from unimodel.layout import NO_TARGET, Role
 from unimodel.objectives.next_token import next_token
 from unimodel.sampling.fill import hide, predict_hidden, read_only
 from unimodel.tokenizers.image import ImageTokenizer

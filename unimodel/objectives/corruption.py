@@ -11,11 +11,13 @@ from unimodel.config_objectives import (
     MaskedConfig,
     NextTokenConfig,
     ObjectiveConfig,
+    TeacherForcingConfig,
 )
 from unimodel.objectives.diffusion_forcing import corrupt_frames
 from unimodel.objectives.inverse_dynamics import hide_actions
 from unimodel.objectives.masked import corrupt_masked
 from unimodel.objectives.next_token import next_token
+from unimodel.objectives.teacher_forcing import corrupt_copies
 from unimodel.vocabulary import Vocabulary
 
 
@@ -30,5 +32,12 @@ def corrupt(
             return corrupt_masked(sequence, vocabulary, config, index, rng)
         case DiffusionForcingConfig():
             return corrupt_frames(sequence, vocabulary, config, index, rng)
+        case TeacherForcingConfig():
+            return corrupt_copies(sequence, vocabulary, config, index, rng)
         case InverseDynamicsConfig():
             return hide_actions(sequence, vocabulary, config, index)
+
+
+def added_tokens(config: ObjectiveConfig, steps: int, step_tokens: int) -> int:
+    """By how many tokens `corrupt` makes a window of `steps` steps longer; a step is an action and a frame."""
+    return steps * step_tokens if isinstance(config, TeacherForcingConfig) else 0

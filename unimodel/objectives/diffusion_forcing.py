@@ -14,8 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import KNOWN_LAYOUTS, NO_TARGET, CorruptedSequence, Layout, Role, TokenSequence
+from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import DiffusionForcingConfig
+from unimodel.layout import KNOWN_LAYOUTS, NO_TARGET, Layout, Role
 from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -23,12 +24,12 @@ OUTCOME_MASK_FRACTION = 0.5
 """How often a reward or done token is hidden; they are single tokens, so a rate has no meaning for them."""
 
 
-def frame_mask_rate(config: DiffusionForcingConfig, rng: np.random.Generator) -> float:
-    """0 with probability clean_fraction, 1 with full_fraction, else cos(pi u / 2)."""
+def frame_mask_rate(clean_fraction: float, full_fraction: float, rng: np.random.Generator) -> float:
+    """0 with probability `clean_fraction`, 1 with `full_fraction`, else cos(pi u / 2), which is never 0."""
     choice = rng.random()
-    if choice < config.clean_fraction:
+    if choice < clean_fraction:
         return 0.0
-    if choice < config.clean_fraction + config.full_fraction:
+    if choice < clean_fraction + full_fraction:
         return 1.0
     return math.cos(math.pi * rng.random() / 2)
 
@@ -47,15 +48,15 @@ def corrupt_frames(
     targets = [span for span in sequence.layout.observed if span.role is Role.TARGET]
     times = sorted({span.time for span in targets})
     noise = rng.random() * config.context_noise_fraction
-    rates = [frame_mask_rate(config, rng) for _ in times]
+    rates = [frame_mask_rate(config.clean_fraction, config.full_fraction, rng) for _ in times]
     if targets and not any(rates):
         rates[int(rng.integers(len(rates)))] = 1.0  # a window without a question teaches nothing
     for observed, places in _places(sequence.layout).items():
-        _add_context_noise(input_ids, places, observed, vocabulary, noise, rng)
+        add_context_noise(input_ids, places, observed, vocabulary, noise, rng)
     for span in targets:
         if rate := rates[times.index(span.time)]:
-            hidden[span.start : span.stop] = _exact_share(len(span), rate, rng)
-    outcomes = _outcomes(sequence.layout)
+            hidden[span.start : span.stop] = exact_share(len(span), rate, rng)
+    outcomes = outcome_places(sequence.layout)
     hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
 
@@ -73,7 +74,7 @@ def corrupt_frames(
 
 
 @lru_cache(maxsize=KNOWN_LAYOUTS)
-def _outcomes(layout: Layout) -> np.ndarray:
+def outcome_places(layout: Layout) -> np.ndarray:
     """The places of rewards and done flags to be learnt."""
     return np.flatnonzero((layout.role == Role.TARGET) & np.isin(layout.modality, (Modality.REWARD, Modality.DONE)))
 
@@ -85,14 +86,14 @@ def _places(layout: Layout) -> dict[Modality, np.ndarray]:
     return {modality: np.flatnonzero(layout.modality == modality) for modality in observed}
 
 
-def _exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.ndarray:
+def exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.ndarray:
     """bool [num_tokens] with ceil(rate * num_tokens) True places."""
     hidden = np.zeros(num_tokens, dtype=bool)
     hidden[rng.permutation(num_tokens)[: math.ceil(rate * num_tokens)]] = True
     return hidden
 
 
-def _add_context_noise(
+def add_context_noise(
     input_ids: np.ndarray,
     places: np.ndarray,
     modality: Modality,

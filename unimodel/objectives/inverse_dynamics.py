@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimodel.batch import NO_TARGET, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import InverseDynamicsConfig
+from unimodel.layout import NO_TARGET, Role
 from unimodel.objectives.masked import change_weights, steps_between
 from unimodel.vocabulary import Modality, Vocabulary
 

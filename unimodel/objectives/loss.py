@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimodel.batch import NO_TARGET, PackedBatch
+from unimodel.batch import PackedBatch
 from unimodel.config_objectives import MaskedConfig, ObjectiveConfig
+from unimodel.layout import NO_TARGET
 from unimodel.vocabulary import Modality, Vocabulary
 
 

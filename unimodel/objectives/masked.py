@@ -17,8 +17,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimodel.batch import KNOWN_LAYOUTS, CorruptedSequence, Layout, Role, TokenSequence
+from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import MaskedConfig
+from unimodel.layout import KNOWN_LAYOUTS, Layout, Role
 from unimodel.vocabulary import Modality, Vocabulary
 
 

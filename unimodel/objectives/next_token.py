@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimodel.batch import CAUSAL, CorruptedSequence, Role, TokenSequence
+from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import NextTokenConfig
+from unimodel.layout import CAUSAL, Role
 from unimodel.objectives.masked import modality_weights
 
 

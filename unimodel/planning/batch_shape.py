@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from data_pipelines.stream.plan import StreamState
-from unimodel.batch import NO_TARGET
 from unimodel.config import RunConfig, StageConfig
+from unimodel.layout import NO_TARGET
 from unimodel.run_folder import RunFolder, read_json
 from unimodel.tokenizers.action import REWARD_BINS
 from unimodel.tokenizers.bundle import VOCABULARY_FILE, TokenizerBundle

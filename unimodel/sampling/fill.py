@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from unimodel.backbone.model import Backbone
-from unimodel.batch import NO_TARGET, CorruptedSequence, Role, Span, TokenSequence, pack
+from unimodel.batch import CorruptedSequence, TokenSequence, pack
+from unimodel.layout import NO_TARGET, Role, Span
 from unimodel.objectives.masked import mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
 

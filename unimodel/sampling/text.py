@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from unimodel.backbone.model import Backbone
-from unimodel.batch import NO_TARGET, Layout, Role, Span, TokenSequence
+from unimodel.batch import TokenSequence
+from unimodel.layout import NO_TARGET, Layout, Role, Span
 from unimodel.sampling.fill import predict_hidden, read_only
 from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Modality

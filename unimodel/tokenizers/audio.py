@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from scipy.signal import resample_poly
 from torch import Tensor, nn
 
-from unimodel.config import AudioTokenizerConfig
+from unimodel.config_tokenizers import AudioTokenizerConfig
 from unimodel.tokenizers.quantizer import FiniteScalarQuantizer
 
 WEIGHTS_FILE = "audio_tokenizer.safetensors"

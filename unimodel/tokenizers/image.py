@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unimodel.config import ImageTokenizerConfig
+from unimodel.config_tokenizers import ImageTokenizerConfig
 from unimodel.tokenizers.quantizer import FiniteScalarQuantizer
 
 WEIGHTS_FILE = "image_tokenizer.safetensors"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipelines.stream.randomness import keyed_generator
-from unimodel.config import AudioTokenizerConfig
+from unimodel.config_tokenizers import AudioTokenizerConfig
 from unimodel.tokenizers.audio import AudioTokenizer
 
 WARMUP_STEPS = 20

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from data_pipelines.stream.randomness import keyed_generator
-from unimodel.config import ImageTokenizerConfig
+from unimodel.config_tokenizers import ImageTokenizerConfig
 from unimodel.tokenizers.image import ImageTokenizer, to_unit
 
 WARMUP_STEPS = 20

@@ -31,8 +31,9 @@ from functools import lru_cache
 import numpy as np
 
 from data_pipelines.sources.sample import UNKNOWN_ACTION
-from unimodel.batch import KNOWN_LAYOUTS, Layout, Role, Span, TokenSequence
+from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
+from unimodel.layout import KNOWN_LAYOUTS, Layout, Role, Span
 from unimodel.tokenizers.action import reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -84,6 +85,10 @@ class EpisodeShape:
         picture = self.rows * self.columns
         return (picture + 1 if picture else 0) + (self.audio_tokens + 1 if self.audio_tokens else 0)
 
+    def steps(self, start: int, most: int) -> int:
+        """Steps in a window of at most `most` frames from frame `start` on."""
+        return min(start + most, self.num_frames) - start - 1
+
 
 def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: int) -> int:
     """Tokens of what `SequenceBuilder.build` lays out as `kind` from `start` on.
@@ -104,7 +109,7 @@ def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: i
         return 2 + caption + 1 + shape.audio_tokens
     if not shape.frame_tokens:
         raise ValueError(f"it has neither pictures nor sound, which {kind} needs")
-    steps = min(start + most, shape.num_frames) - start - 1
+    steps = shape.steps(start, most)
     if kind == "clip":
         return ruler + 2 + caption + shape.frame_tokens + steps * (1 + shape.frame_tokens)
     first = ruler + 2 + shape.mission_tokens + 1 + shape.frame_tokens
@@ -262,7 +267,7 @@ class SequenceBuilder:
         if window.has_actions:
             parts.add(window.actions[time - 1 : time], Modality.ACTION, Role.TARGET, time)
         else:
-            parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, time)
+            parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, time, missing=True)
 
 
 class _Window:
@@ -295,21 +300,22 @@ class _Parts:
         grid: tuple[int, int] | None = None,
         *,
         ruler: bool = False,
+        missing: bool = False,
     ) -> None:
         """`codes` [n] of one modality, each from 0."""
         self.codes.append(codes)
-        self.pieces.append((len(codes), modality, role, time, grid, ruler))
+        self.pieces.append((len(codes), modality, role, time, grid, ruler, missing))
 
 
-_Piece = tuple[int, Modality, Role, int, tuple[int, int] | None, bool]
+_Piece = tuple[int, Modality, Role, int, tuple[int, int] | None, bool, bool]
 """A span by its length instead of its place."""
 
 
 @lru_cache(maxsize=KNOWN_LAYOUTS)
 def _layout(pieces: tuple[_Piece, ...]) -> Layout:
     spans, start = [], 0
-    for length, modality, role, time, grid, ruler in pieces:
-        spans.append(Span(start, start + length, modality, role, time, grid, ruler))
+    for length, modality, role, time, grid, ruler, missing in pieces:
+        spans.append(Span(start, start + length, modality, role, time, grid, ruler, missing))
         start += length
     return Layout(spans)
 

@@ -15,7 +15,7 @@ from data_pipelines.stream.plan import Placed, Plan, StreamState
 from data_pipelines.stream.randomness import RekeyedGenerator, keyed_number
 from unimodel.batch import CorruptedSequence
 from unimodel.config import MixtureEntry, StageConfig
-from unimodel.objectives.corruption import corrupt
+from unimodel.objectives.corruption import added_tokens, corrupt
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, read_shape
 from unimodel.tokenizers.unified import SequenceBuilder, first_place, sequence_length
 
@@ -47,11 +47,13 @@ class StageData:
         choice = self._choice(draw, key)
         start = first_place(entry.sequence, shape.num_frames, shape.caption_tokens[0], entry.most, choice)
         try:
-            return sequence_length(entry.sequence, shape, start, entry.most)
+            length = sequence_length(entry.sequence, shape, start, entry.most)
         except ValueError as error:
             raise ValueError(
                 f"stage {self._stage_name}: sample {key} of source '{entry.source}': {error}; take another sequence"
             ) from None
+        objective, steps = self._stage.objectives[entry.objective], shape.steps(start, entry.most)
+        return length + added_tokens(objective, steps, 1 + shape.frame_tokens)
 
     def build(self, placed: Placed) -> CorruptedSequence | BadSample:
         """The sequence of a draw, or what is wrong with its sample."""
@@ -68,11 +70,12 @@ class StageData:
         choice = self._choice(draw, key)
         start = first_place(entry.sequence, episode.num_frames, len(episode.captions[0]), entry.most, choice)
         sequence = self._builder.build(entry.sequence, episode, start, entry.most)
-        if len(sequence) != planned:
-            raise ValueError(f"sample {key} makes {len(sequence)} tokens where the index says {planned}")
         rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
-        index = self._objectives.index(entry.objective)
-        return corrupt(sequence, self._builder.vocabulary, self._stage.objectives[entry.objective], index, rng)
+        index, objective = self._objectives.index(entry.objective), self._stage.objectives[entry.objective]
+        corrupted = corrupt(sequence, self._builder.vocabulary, objective, index, rng)
+        if len(corrupted) != planned:
+            raise ValueError(f"sample {key} makes {len(corrupted)} tokens where the index says {planned}")
+        return corrupted
 
     def _choice(self, draw: Draw, key: str) -> int:
         """Picks the part of the sample that is looked at."""

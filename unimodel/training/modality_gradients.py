@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unimodel.backbone.model import Backbone
-from unimodel.batch import NO_TARGET, PackedBatch
+from unimodel.batch import PackedBatch
+from unimodel.layout import NO_TARGET
 from unimodel.vocabulary import Modality, Vocabulary
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimodel.batch import CLEAN, PADDING_DOCUMENT, Layout, visible
+from unimodel.batch import PADDING_DOCUMENT, visible
+from unimodel.layout import CLEAN, Layout
 from unimodel.world.cache import KeyValueCache, Writing
 
 
