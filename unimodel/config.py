@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_v
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from unimodel.config_engine import EngineConfig
-from unimodel.config_objectives import ObjectiveConfig
+from unimodel.config_objectives import ObjectiveConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
 from unimodel.config_tokenizers import TokenizersConfig
 
@@ -93,8 +93,14 @@ SequenceKind = Literal[
 ]
 
 
-ASK_STEPS = {"inverse_dynamics": "actions", "teacher_forcing": "the frames that actions lead to"}
+ASK_STEPS = {
+    "inverse_dynamics": "actions",
+    "teacher_forcing": "the frames that actions lead to",
+    "policy": "what an agent does",
+}
 """Kinds of objectives that need steps -> what they ask for."""
+ASK_FRAMES = ("diffusion_forcing", "teacher_forcing")
+"""Kinds of objectives beside which an agent can be asked."""
 
 
 class MixtureEntry(Settings):
@@ -113,6 +119,9 @@ class MixtureEntry(Settings):
     """Most frames per sample of `clip` and `interaction`."""
     text_tokens: PositiveInt = 256
     """Most tokens per sample of `text`."""
+    agent: str | None = None
+    """Name of a policy objective of the stage: every moment of an `interaction` that asks for frames also ends with a
+    question to the agent, and its answers are learnt in the same pass."""
 
     @property
     def most(self) -> int:
@@ -179,12 +188,20 @@ class StageConfig(Settings):
     @property
     def skills(self) -> dict[str, int]:
         """What the stage teaches on recorded episodes -> the most frames that it sees at once. A skill is a kind of
-        sequence, or "actions" for telling them from frames."""
+        sequence, "actions" for telling them from frames, or "policy" for choosing them."""
         skills: dict[str, int] = {}
         for entry in (entry for entry in self.mixture if entry.source == EPISODES):
-            skill = "actions" if self.objectives[entry.objective].kind == "inverse_dynamics" else entry.sequence
-            skills[skill] = max(skills.get(skill, 0), entry.frames)
+            kind = self.objectives[entry.objective].kind
+            taught = [{"inverse_dynamics": "actions", "policy": "policy"}.get(kind, entry.sequence)]
+            for skill in taught + ["policy"] * (entry.agent is not None):
+                skills[skill] = max(skills.get(skill, 0), entry.frames)
         return skills
+
+    def agent_of(self, entry: MixtureEntry) -> tuple[str, PolicyConfig] | None:
+        """The policy objective that an entry asks its agent by, with its name."""
+        name = entry.agent or entry.objective
+        objective = self.objectives[name]
+        return (name, objective) if isinstance(objective, PolicyConfig) else None
 
     @model_validator(mode="after")
     def _objectives_exist(self) -> StageConfig:
@@ -199,7 +216,21 @@ class StageConfig(Settings):
                     f"objective '{entry.objective}' asks for {ASK_STEPS[kind]}: "
                     f"its sequence must be interaction, not {entry.sequence}"
                 )
+            if entry.agent is not None:
+                self._check_agent(entry, entry.agent)
         return self
+
+    def _check_agent(self, entry: MixtureEntry, agent: str) -> None:
+        if agent not in self.objectives or self.objectives[agent].kind != "policy":
+            policies = [name for name, objective in self.objectives.items() if objective.kind == "policy"]
+            raise ValueError(
+                f"agent '{agent}' is not one of this stage's policy objectives: {', '.join(policies) or 'it has none'}"
+            )
+        if entry.sequence != "interaction" or self.objectives[entry.objective].kind not in ASK_FRAMES:
+            raise ValueError(
+                f"agent '{agent}' is asked in an interaction whose objective is {' or '.join(ASK_FRAMES)}, "
+                f"not in {entry.sequence} of '{entry.objective}': give the policy an entry of its own"
+            )
 
 
 class FaultConfig(Settings):

@@ -112,7 +112,27 @@ class InverseDynamicsConfig(Settings):
     the action's own place must first find among all tokens of two frames."""
 
 
+class PolicyConfig(Settings):
+    """What does the agent do next (behaviour cloning), and what will it get? Asked at the end of every moment of an
+    `interaction`, in two tokens that read everything and that nothing reads.
+
+    As the objective of an entry it reads a world that is shown. Named as the `agent` of an entry that asks for frames,
+    it is asked in the same pass: cheaper, and with teacher_forcing the agent reads clean frames there too."""
+
+    kind: Literal["policy"]
+    coefficient: PositiveFloat = 1.0
+    discount: Annotated[float, Field(ge=0.0, le=1.0)] = 0.97
+    """Of rewards by every step that they are away."""
+    value_weight: PositiveFloat = 1.0
+    """Loss weight of what it will get; an action weighs 1."""
+
+
 ObjectiveConfig = Annotated[
-    NextTokenConfig | MaskedConfig | DiffusionForcingConfig | TeacherForcingConfig | InverseDynamicsConfig,
+    NextTokenConfig
+    | MaskedConfig
+    | DiffusionForcingConfig
+    | TeacherForcingConfig
+    | InverseDynamicsConfig
+    | PolicyConfig,
     Field(discriminator="kind"),
 ]

@@ -169,19 +169,20 @@ def shape_of(episode: TokenisedEpisode) -> EpisodeShape:
     st.integers(0, 1 << 30),
     st.sampled_from(KINDS),
     st.sampled_from([EPISODE, TALKIE, FILM, SOUND, TEXT]),
+    st.booleans(),
 )
 def test_the_length_of_a_sequence_is_known_before_it_is_made(
-    most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode
+    most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode, asks_agent: bool
 ) -> None:
     shape = shape_of(episode)
     start = first_place(kind, shape.num_frames, shape.caption_tokens[0], most, choice)
     try:
-        length = sequence_length(kind, shape, start, most)
+        length = sequence_length(kind, shape, start, most, asks_agent=asks_agent)
     except ValueError as error:
         missing = {"image": episode.frames.size, "audio": episode.audio.size}
         assert "needs" in str(error) and not all(missing.values())
         return
-    assert len(BUILDER.build(kind, episode, start, most)) == length
+    assert len(BUILDER.build(kind, episode, start, most, discount=0.9 if asks_agent else None)) == length
 
 
 def test_sound_follows_its_frame_in_the_same_block() -> None:

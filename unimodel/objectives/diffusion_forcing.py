@@ -56,8 +56,7 @@ def corrupt_frames(
     for span in targets:
         if rate := rates[times.index(span.time)]:
             hidden[span.start : span.stop] = exact_share(len(span), rate, rng)
-    outcomes = outcome_places(sequence.layout)
-    hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
+    hidden |= hide_outcomes(sequence.layout, rng)
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
 
     target = np.where(hidden, sequence.ids, NO_TARGET)
@@ -65,7 +64,7 @@ def corrupt_frames(
         input_ids=input_ids,
         position_ids=sequence.layout.position_ids,
         block=sequence.layout.blocks,
-        stream=sequence.layout.clean,
+        stream=sequence.layout.streams,
         target=target,
         weight=hidden * change_weights(sequence, config.changed_weight),
         objective=np.where(hidden, index, -1),
@@ -73,8 +72,16 @@ def corrupt_frames(
     )
 
 
+def hide_outcomes(layout: Layout, rng: np.random.Generator) -> np.ndarray:
+    """bool [n] the rewards and done flags that are hidden this time."""
+    hidden = np.zeros(layout.length, dtype=bool)
+    outcomes = _outcome_places(layout)
+    hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
+    return hidden
+
+
 @lru_cache(maxsize=KNOWN_LAYOUTS)
-def outcome_places(layout: Layout) -> np.ndarray:
+def _outcome_places(layout: Layout) -> np.ndarray:
     """The places of rewards and done flags to be learnt."""
     return np.flatnonzero((layout.role == Role.TARGET) & np.isin(layout.modality, (Modality.REWARD, Modality.DONE)))
 

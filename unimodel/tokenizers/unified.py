@@ -13,6 +13,9 @@ nobody knows, a text one with nothing to see or hear. A frame is always `<|image
     interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  all but mission and first frame
     text            bos and a part of the caption                                        the text is the target
 
+An `interaction` may ask an agent at the end of every moment: what it does next and what it will get from then on, two
+tokens that read everything and that nothing reads.
+
 In `clip` and `interaction` "frame" is the picture, the sound, or one after the other, as the sample has them; rewards
 and done flags are left out where they are not known.
 
@@ -34,8 +37,11 @@ from data_pipelines.sources.sample import UNKNOWN_ACTION
 from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
 from unimodel.layout import KNOWN_LAYOUTS, Layout, Role, Span
-from unimodel.tokenizers.action import reward_codes
+from unimodel.tokenizers.action import agent_answers, reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
+
+AGENT_TOKENS = 2
+"""Questions to an agent at the end of a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,8 @@ class EpisodeShape:
         return min(start + most, self.num_frames) - start - 1
 
 
-def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: int) -> int:
-    """Tokens of what `SequenceBuilder.build` lays out as `kind` from `start` on.
+def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: int, *, asks_agent: bool = False) -> int:
+    """Tokens of what `SequenceBuilder.build` lays out as `kind` from `start` on (with a discount, it asks an agent).
 
     Raises ValueError when a sample of this shape has no picture or no sound and `kind` needs one.
     """
@@ -113,7 +119,8 @@ def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: i
     if kind == "clip":
         return ruler + 2 + caption + shape.frame_tokens + steps * (1 + shape.frame_tokens)
     first = ruler + 2 + shape.mission_tokens + 1 + shape.frame_tokens
-    return first + steps * (1 + shape.frame_tokens + shape.outcome_tokens)
+    agent = (steps + 1) * AGENT_TOKENS if asks_agent else 0
+    return first + steps * (1 + shape.frame_tokens + shape.outcome_tokens) + agent
 
 
 def first_place(kind: SequenceKind, num_frames: int, text_tokens: int, most: int, choice: int) -> int:
@@ -132,13 +139,17 @@ class SequenceBuilder:
         self.vocabulary = vocabulary
         self.bos_id, self.eos_id = bos_id, eos_id
         self._bos, self._eos = (vocabulary.codes(Modality.TEXT, np.array([id])) for id in (bos_id, eos_id))
-        self._image_start, self._audio_start, self._no_action = (
-            vocabulary.codes(Modality.SPECIAL, np.array([id]))
-            for id in (vocabulary.image_start, vocabulary.audio_start, vocabulary.no_action)
+        self._image_start, self._audio_start, self._no_action, self._agent, self._value = (
+            vocabulary.codes(Modality.SPECIAL, np.array([vocabulary.special(token)]))
+            for token in ("<|image|>", "<|audio|>", "<|no_action|>", "<|agent|>", "<|value|>")
         )
 
-    def build(self, kind: SequenceKind, episode: TokenisedEpisode, start: int, most: int) -> TokenSequence:
-        """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens)."""
+    def build(
+        self, kind: SequenceKind, episode: TokenisedEpisode, start: int, most: int, *, discount: float | None = None
+    ) -> TokenSequence:
+        """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens).
+
+        With a `discount` of rewards to come, an `interaction` asks an agent at every moment."""
         match kind:
             case "clip":
                 return self.clip(episode, start, most)
@@ -151,7 +162,7 @@ class SequenceBuilder:
             case "audio_to_text":
                 return self.audio_to_text(episode.audio[start], episode.caption(start), episode.key)
             case "interaction":
-                return self.interaction(episode, start, most)
+                return self.interaction(episode, start, most, discount=discount)
             case "text":
                 return self.text(episode.captions[0], start, most, episode.key)
 
@@ -194,20 +205,28 @@ class SequenceBuilder:
         self._text(parts, caption, Role.TARGET)
         return self._sequence(f"{key}/audio_to_text", parts)
 
-    def interaction(self, episode: TokenisedEpisode, start: int, frames: int) -> TokenSequence:
-        """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes."""
+    def interaction(
+        self, episode: TokenisedEpisode, start: int, frames: int, *, discount: float | None = None
+    ) -> TokenSequence:
+        """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes, and at the end
+        of every moment, with a `discount`, what an agent does next and what it will get."""
         window = _Window(episode, start, frames)
+        answers = None
+        if discount is not None:
+            answers = agent_answers(episode.actions, episode.rewards, episode.done, discount, start)
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.mission, Role.CONDITION)
         parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE)
-        self._moment(parts, window, 0, Role.CONDITION)
-        for time in range(1, window.num_frames):
-            self._action(parts, window, time)
-            self._moment(parts, window, time, Role.TARGET)
-            if window.has_outcomes:
+        for time in range(window.num_frames):
+            if time:
+                self._action(parts, window, time)
+            self._moment(parts, window, time, Role.TARGET if time else Role.CONDITION)
+            if time and window.has_outcomes:
                 step = slice(time - 1, time)
                 parts.add(window.rewards[step], Modality.REWARD, Role.TARGET, time)
                 parts.add(window.done[step], Modality.DONE, Role.TARGET, time)
+            if answers is not None:
+                self._ask(parts, answers, time)
         return self._sequence(f"{episode.key}/interaction/{start}", parts)
 
     def text(self, ids: np.ndarray, start: int, tokens: int, key: str) -> TokenSequence:
@@ -268,6 +287,15 @@ class SequenceBuilder:
             parts.add(window.actions[time - 1 : time], Modality.ACTION, Role.TARGET, time)
         else:
             parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, time, missing=True)
+
+    def _ask(self, parts: _Parts, answers: tuple[np.ndarray, np.ndarray], time: int) -> None:
+        """What to do next and what there is to get; the question itself stands where nobody knows."""
+        questions = ((Modality.ACTION, self._agent), (Modality.REWARD, self._value))
+        for (modality, question), known in zip(questions, answers, strict=True):
+            if time < len(known):
+                parts.add(known[time : time + 1], modality, Role.AGENT, time)
+            else:
+                parts.add(question, Modality.SPECIAL, Role.AGENT, time)
 
 
 class _Window:
