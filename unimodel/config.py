@@ -119,6 +119,8 @@ class MixtureEntry(Settings):
     """Most frames per sample of `clip` and `interaction`."""
     text_tokens: PositiveInt = 256
     """Most tokens per sample of `text`."""
+    sink: bool = False
+    """An `interaction` that begins later than its episode has the episode's first frame in front, to hold on to."""
     agent: str | None = None
     """Name of a policy objective of the stage: every moment of an `interaction` that asks for frames also ends with a
     question to the agent, and its answers are learnt in the same pass."""
@@ -197,6 +199,14 @@ class StageConfig(Settings):
                 skills[skill] = max(skills.get(skill, 0), entry.frames)
         return skills
 
+    @property
+    def world(self) -> MixtureEntry | None:
+        """The entry that teaches to step the recorded world, of the most frames."""
+        asks = ("inverse_dynamics", "policy")
+        entries = [e for e in self.mixture if e.source == EPISODES and e.sequence == "interaction"]
+        entries = [e for e in entries if self.objectives[e.objective].kind not in asks]
+        return max(entries, key=lambda entry: entry.frames, default=None)
+
     def agent_of(self, entry: MixtureEntry) -> tuple[str, PolicyConfig] | None:
         """The policy objective that an entry asks its agent by, with its name."""
         name = entry.agent or entry.objective
@@ -216,6 +226,8 @@ class StageConfig(Settings):
                     f"objective '{entry.objective}' asks for {ASK_STEPS[kind]}: "
                     f"its sequence must be interaction, not {entry.sequence}"
                 )
+            if entry.sink and entry.sequence != "interaction":
+                raise ValueError(f"sink: only an interaction has one, not {entry.sequence}")
             if entry.agent is not None:
                 self._check_agent(entry, entry.agent)
         return self

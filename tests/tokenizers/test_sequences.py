@@ -170,19 +170,21 @@ def shape_of(episode: TokenisedEpisode) -> EpisodeShape:
     st.sampled_from(KINDS),
     st.sampled_from([EPISODE, TALKIE, FILM, SOUND, TEXT]),
     st.booleans(),
+    st.booleans(),
 )
 def test_the_length_of_a_sequence_is_known_before_it_is_made(
-    most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode, asks_agent: bool
+    most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode, has_sink: bool, asks_agent: bool
 ) -> None:
     shape = shape_of(episode)
     start = first_place(kind, shape.num_frames, shape.caption_tokens[0], most, choice)
     try:
-        length = sequence_length(kind, shape, start, most, asks_agent=asks_agent)
+        length = sequence_length(kind, shape, start, most, has_sink=has_sink, asks_agent=asks_agent)
     except ValueError as error:
         missing = {"image": episode.frames.size, "audio": episode.audio.size}
         assert "needs" in str(error) and not all(missing.values())
         return
-    assert len(BUILDER.build(kind, episode, start, most, discount=0.9 if asks_agent else None)) == length
+    discount = 0.9 if asks_agent else None
+    assert len(BUILDER.build(kind, episode, start, most, has_sink=has_sink, discount=discount)) == length
 
 
 def test_sound_follows_its_frame_in_the_same_block() -> None:
@@ -208,6 +210,21 @@ def test_a_film_has_no_actions_and_no_outcomes() -> None:
     sequence = BUILDER.interaction(FILM, 0, 5)
     assert not of(sequence, Modality.ACTION) and not of(sequence, Modality.REWARD) and not of(sequence, Modality.DONE)
     assert (sequence.ids == VOCABULARY.no_action).sum() == len(of(sequence, Modality.IMAGE)) == 5
+
+
+@pytest.mark.parametrize("episode", [EPISODE, TALKIE, FILM, SOUND])
+def test_a_late_window_has_the_first_frame_as_its_sink(episode: TokenisedEpisode) -> None:
+    plain, sunk = (BUILDER.interaction(episode, 2, 3, has_sink=has_sink) for has_sink in (False, True))
+    first = BUILDER.interaction(episode, 0, 1)
+    step = len(sunk) - len(plain)
+    assert step == len(first) - next(s.start for s in first.spans if s.is_observed) + 2, "an action and a frame"
+    assert (sunk.ids[: len(first)] == first.ids).all(), "it begins as the episode does"
+    assert (sunk.ids[len(first) + 1 :] == plain.ids[len(first) - step + 1 :]).all()
+    assert sunk.ids[len(first)] == VOCABULARY.no_action, "nobody says what led to the frame after it"
+    assert (sunk.role()[: len(first) + step] != Role.TARGET).all(), "sink and first frame are given"
+    block = sunk.layout.blocks
+    assert block.max() == plain.layout.blocks.max() + 1 and block[len(first)] == 1, "each is a block of its own"
+    assert (BUILDER.interaction(episode, 0, 3, has_sink=True).ids == BUILDER.interaction(episode, 0, 3).ids).all()
 
 
 def test_a_missing_action_stands_as_a_known_one_does() -> None:

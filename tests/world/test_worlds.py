@@ -20,7 +20,7 @@ from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch, pack
 from unimodel.layout import NO_TARGET
-from unimodel.sampling.fill import FillSettings, hide, read_only
+from unimodel.sampling.fill import FillSettings, fill_span, hide, read_only
 from unimodel.vocabulary import Modality
 from unimodel.world.state import WorldState
 from unimodel.world.worlds import Worlds
@@ -124,6 +124,32 @@ def test_a_step_reads_two_frames_and_never_the_window() -> None:
         worlds.step([slot], [1])
         assert tokens == [2 * frame + 2, frame, frame]  # the last frame with its reward and done flag, and the new one
     assert worlds.window_frames(slot) == window_frames - 1
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_window_that_has_moved_on_keeps_its_sink(passes: int) -> None:
+    """As in training: the first frame, and what the window begins with."""
+    backbone, fill = Listening(), FillSettings(steps=passes)
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, fill, has_sink=True)
+    slot = worlds.open(world(2, 4))
+    firsts = set()
+    for action in (0, 1, 2, 3, 4, 0, 1, 2, 3):
+        state, first = worlds.state(slot), len(worlds.state(slot).frames) - worlds.window_frames(slot)
+        firsts.add(first)
+        backbone.take()
+        frame = worlds.step([slot], [action])[0]
+        cached = backbone.take()
+        unknown = state.stepped(action, state.frames[-1])
+        steps = len(unknown.actions)
+        episode = replace(toy_episode(), frames=unknown.frames, actions=unknown.actions, mission=state.mission)
+        episode = replace(episode, rewards=np.zeros(steps), done=np.zeros(steps, dtype=bool))
+        sequence = BUILDER.interaction(episode, first, WINDOW_FRAMES, has_sink=True)
+        outcomes = np.isin(sequence.modality(), (Modality.REWARD, Modality.DONE))
+        span, rng = sequence.layout.pictures[-1], np.random.default_rng(0)
+        (codes,) = fill_span(backbone, [sequence], [span], VOCABULARY, PAD_ID, fill, rng, [outcomes])
+        np.testing.assert_array_equal(frame.ravel(), codes)
+        assert_same_answers(cached, backbone.take(), frame.size)
+    assert len(firsts) > 2 and 0 in firsts
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["step", "close", "outcomes"])), max_size=12))

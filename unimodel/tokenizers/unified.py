@@ -13,8 +13,10 @@ nobody knows, a text one with nothing to see or hear. A frame is always `<|image
     interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  all but mission and first frame
     text            bos and a part of the caption                                        the text is the target
 
-An `interaction` may ask an agent at the end of every moment: what it does next and what it will get from then on, two
-tokens that read everything and that nothing reads.
+An `interaction` may begin with the episode's first frame, as a sink, where its own first frame is a later one:
+`ruler | bos mission eos | <|no_action|> first frame | <|no_action|> frame | ...`. And it may ask an agent at the end of
+every moment what it does next and what it will get from then on, in two tokens that read everything and that nothing
+reads.
 
 In `clip` and `interaction` "frame" is the picture, the sound, or one after the other, as the sample has them; rewards
 and done flags are left out where they are not known.
@@ -40,6 +42,8 @@ from unimodel.layout import KNOWN_LAYOUTS, Layout, Role, Span
 from unimodel.tokenizers.action import agent_answers, reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
 
+SINK_TIME = -1
+"""Of the first frame of an episode in front of a window that begins later."""
 AGENT_TOKENS = 2
 """Questions to an agent at the end of a moment."""
 
@@ -96,7 +100,15 @@ class EpisodeShape:
         return min(start + most, self.num_frames) - start - 1
 
 
-def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: int, *, asks_agent: bool = False) -> int:
+def sequence_length(
+    kind: SequenceKind,
+    shape: EpisodeShape,
+    start: int,
+    most: int,
+    *,
+    has_sink: bool = False,
+    asks_agent: bool = False,
+) -> int:
     """Tokens of what `SequenceBuilder.build` lays out as `kind` from `start` on (with a discount, it asks an agent).
 
     Raises ValueError when a sample of this shape has no picture or no sound and `kind` needs one.
@@ -119,8 +131,9 @@ def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: i
     if kind == "clip":
         return ruler + 2 + caption + shape.frame_tokens + steps * (1 + shape.frame_tokens)
     first = ruler + 2 + shape.mission_tokens + 1 + shape.frame_tokens
+    sink = 1 + shape.frame_tokens if has_sink and start else 0
     agent = (steps + 1) * AGENT_TOKENS if asks_agent else 0
-    return first + steps * (1 + shape.frame_tokens + shape.outcome_tokens) + agent
+    return first + sink + steps * (1 + shape.frame_tokens + shape.outcome_tokens) + agent
 
 
 def first_place(kind: SequenceKind, num_frames: int, text_tokens: int, most: int, choice: int) -> int:
@@ -145,11 +158,19 @@ class SequenceBuilder:
         )
 
     def build(
-        self, kind: SequenceKind, episode: TokenisedEpisode, start: int, most: int, *, discount: float | None = None
+        self,
+        kind: SequenceKind,
+        episode: TokenisedEpisode,
+        start: int,
+        most: int,
+        *,
+        has_sink: bool = False,
+        discount: float | None = None,
     ) -> TokenSequence:
         """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens).
 
-        With a `discount` of rewards to come, an `interaction` asks an agent at every moment."""
+        `has_sink` and `discount` are those of an `interaction`.
+        """
         match kind:
             case "clip":
                 return self.clip(episode, start, most)
@@ -162,7 +183,7 @@ class SequenceBuilder:
             case "audio_to_text":
                 return self.audio_to_text(episode.audio[start], episode.caption(start), episode.key)
             case "interaction":
-                return self.interaction(episode, start, most, discount=discount)
+                return self.interaction(episode, start, most, has_sink=has_sink, discount=discount)
             case "text":
                 return self.text(episode.captions[0], start, most, episode.key)
 
@@ -206,10 +227,17 @@ class SequenceBuilder:
         return self._sequence(f"{key}/audio_to_text", parts)
 
     def interaction(
-        self, episode: TokenisedEpisode, start: int, frames: int, *, discount: float | None = None
+        self,
+        episode: TokenisedEpisode,
+        start: int,
+        frames: int,
+        *,
+        has_sink: bool = False,
+        discount: float | None = None,
     ) -> TokenSequence:
-        """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes, and at the end
-        of every moment, with a `discount`, what an agent does next and what it will get."""
+        """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes. In front of
+        them, where it `has_sink`, the episode's first frame; and at the end of every moment, where there is a
+        `discount` of rewards, what an agent does next and what it will get."""
         window = _Window(episode, start, frames)
         answers = None
         if discount is not None:
@@ -217,6 +245,9 @@ class SequenceBuilder:
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.mission, Role.CONDITION)
         parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE)
+        if has_sink and start:
+            self._moment(parts, _Window(episode, 0, 1), SINK_TIME, Role.CONDITION)
+            parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, missing=True)
         for time in range(window.num_frames):
             if time:
                 self._action(parts, window, time)

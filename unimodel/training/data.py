@@ -48,8 +48,8 @@ class StageData:
         choice = self._choice(draw, key)
         start = first_place(entry.sequence, shape.num_frames, shape.caption_tokens[0], entry.most, choice)
         try:
-            asks_agent = self._stage.agent_of(entry) is not None
-            length = sequence_length(entry.sequence, shape, start, entry.most, asks_agent=asks_agent)
+            extras = {"has_sink": entry.sink, "asks_agent": self._stage.agent_of(entry) is not None}
+            length = sequence_length(entry.sequence, shape, start, entry.most, **extras)
         except ValueError as error:
             raise ValueError(
                 f"stage {self._stage_name}: sample {key} of source '{entry.source}': {error}; take another sequence"
@@ -73,7 +73,9 @@ class StageData:
         start = first_place(entry.sequence, episode.num_frames, len(episode.captions[0]), entry.most, choice)
         agent = self._stage.agent_of(entry)
         discount = agent[1].discount if agent else None
-        sequence = self._builder.build(entry.sequence, episode, start, entry.most, discount=discount)
+        sequence = self._builder.build(
+            entry.sequence, episode, start, entry.most, has_sink=entry.sink, discount=discount
+        )
         rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
         index, objective = self._objectives.index(entry.objective), self._stage.objectives[entry.objective]
         corrupted = corrupt(sequence, self._builder.vocabulary, objective, index, rng)

@@ -13,7 +13,7 @@ the same window.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -86,7 +86,8 @@ class _Window:
 
 
 class Worlds:
-    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on.
+    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on, and with
+    `has_sink` it had the first frame of the episode in front of windows that began later.
 
     A world is opened into a slot and closed again; any open slots may be stepped together. With `compiled`, forwards of
     frames have fixed shapes and go through torch.compile, on a GPU as CUDA graphs: the first steps take a minute, and
@@ -101,11 +102,13 @@ class Worlds:
         window_frames: int,
         settings: FillSettings | None = None,
         *,
+        has_sink: bool = False,
         compiled: bool = False,
     ) -> None:
         assert window_frames >= 2, "the last frame and the next"
         self._backbone, self._builder, self._pad_id = backbone, builder, pad_id
         self._window_frames, self._settings = window_frames, settings or FillSettings()
+        self._has_sink = has_sink
         self._kept_frames = max(1, int(KEPT_FRACTION * window_frames))
         self._cache = KeyValueCache(backbone.decoder, whole=compiled)
         self._worlds: dict[int, _World] = {}
@@ -187,20 +190,19 @@ class Worlds:
 
     def _next_window(self, world: _World, action: int) -> _Window:
         """The window with one more frame, which nobody knows."""
-        state, first = world.state, world.first
-        unknown = replace(state, frames=np.concatenate([state.frames[first:], state.frames[-1:]]))
-        window = self._window(replace(unknown, actions=np.append(state.actions[first:], action)), 0)
+        state = world.state
+        window = self._window(state.stepped(action, state.frames[-1]), world.first)
         window.ids[window.codes : window.codes_stop] = self._builder.vocabulary.mask(Modality.IMAGE)
         return window
 
     def _window(self, state: WorldState, first: int) -> _Window:
         """Frames from `first` on as training lays them out, rewards and done flags behind MASK as half of them are
-        there. A window that begins later than its episode looks like one that begins with it."""
-        frames, actions = state.frames[first:], state.actions[first:]
-        steps, vocabulary = len(actions), self._builder.vocabulary
-        silence, unknown = np.zeros((steps + 1, 0), dtype=np.int64), np.zeros(steps)
+        there. Without a sink, a window that begins later than its episode looks like one that begins with it."""
+        frames, actions, vocabulary = state.frames, state.actions, self._builder.vocabulary
+        silence, unknown = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions))
         episode = TokenisedEpisode("world", frames, silence, actions, unknown, unknown > 0, state.mission, ())
-        sequence = self._builder.interaction(episode, 0, steps + 1)
+        steps = len(actions) - first
+        sequence = self._builder.interaction(episode, first, steps + 1, has_sink=self._has_sink)
         ids = sequence.ids.copy()
         for modality in OUTCOMES:
             ids[sequence.layout.modality == modality] = vocabulary.mask(modality)
@@ -266,7 +268,9 @@ class Worlds:
         # A short row beside a long one is padded beyond its own end.
         places = max(part.start for part in unread) + tokens
         if self._compiled:  # all that a window of these can need: what grows compiles again
-            places = max(w.prefix + (self._window_frames + LATE_FRAMES) * w.step_tokens for w in windows)
+            places = max(
+                w.prefix + (self._window_frames + LATE_FRAMES + self._has_sink) * w.step_tokens for w in windows
+            )
         self._cache.grow(1 + max(world.row for world in worlds), -(-places // ROOM_TOKENS) * ROOM_TOKENS)
         return lay_passage(unread, tokens, self._cache, self._pad_id, self._device)
 
