@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_v
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from unimodel.config_engine import EngineConfig
-from unimodel.config_objectives import ObjectiveConfig, PolicyConfig
+from unimodel.config_objectives import ObjectiveConfig, OwnRolloutConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
 from unimodel.config_tokenizers import TokenizersConfig
 
@@ -182,6 +182,8 @@ class StageConfig(Settings):
     objectives: Annotated[dict[str, ObjectiveConfig], Field(min_length=1)]
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    own_rollout: OwnRolloutConfig | None = None
+    """Train windows of teacher_forcing on frames of the model's own."""
     freeze: tuple[str, ...] = ()
     """Parameters that do not train in this stage, as shell patterns over their names (`model.embed_tokens.*`)."""
     carry_optimizer: bool = False
@@ -230,6 +232,9 @@ class StageConfig(Settings):
                 raise ValueError(f"sink: only an interaction has one, not {entry.sequence}")
             if entry.agent is not None:
                 self._check_agent(entry, entry.agent)
+        kinds = [self.objectives[entry.objective].kind for entry in self.mixture]
+        if self.own_rollout is not None and "teacher_forcing" not in kinds:
+            raise ValueError("own_rollout: no entry of this stage's mixture has a teacher_forcing objective")
         return self
 
     def _check_agent(self, entry: MixtureEntry, agent: str) -> None:

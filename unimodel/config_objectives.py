@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from unimodel.vocabulary import Modality
@@ -136,3 +136,15 @@ ObjectiveConfig = Annotated[
     | PolicyConfig,
     Field(discriminator="kind"),
 ]
+
+
+class OwnRolloutConfig(Settings):
+    """Late in a stage, windows of teacher_forcing whose clean frames the model has made itself: it learns to find back
+    from where its own mistakes lead. Every step then makes `steps` more forward passes."""
+
+    steps: PositiveInt = 2
+    """How many frames in a row are its own where a frame is asked for."""
+    fraction: Fraction = 0.5
+    """Share of the windows; the others keep the real past."""
+    after: Fraction = 0.7
+    """Progress of the stage from which on: before, what it makes is not worth learning from."""
