@@ -46,8 +46,8 @@ def step_time(
     activation_bytes: int,
     own_passes: float = 0.0,
 ) -> StepTime:
-    """`activation_bytes` [one micro-batch] are those of the hidden state between two layers; `own_passes` forward passes
-    a step, on average, make frames to train on."""
+    """`activation_bytes` [one micro-batch] are those of the hidden state between two layers; `own_passes` more forward
+    passes, on average, make frames to train on."""
     rates = cluster.device.rates[layout.precision]
     micro, launch_bound = _micro_batch(trace, rates, layout.sequence_parallel)
     micro *= 1 + own_passes * FORWARD_FRACTION
