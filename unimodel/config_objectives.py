@@ -79,6 +79,9 @@ class DiffusionForcingConfig(Settings):
     context_noise_fraction: Fraction = 0.1
     """Largest share of visible frame tokens replaced by random codes (drawn uniformly from 0 to this per sample), so
     that the model survives its own mistakes. 0 turns it off."""
+    action_dropout_fraction: Fraction = 0.0
+    """Share of windows whose actions are all replaced by `<|no_action|>`, as they stand in films, whose actions nobody
+    knows: what films teach then serves where actions are known, and the other way round."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
 
@@ -96,6 +99,9 @@ class TeacherForcingConfig(Settings):
     context_noise_fraction: Fraction = 0.1
     """Largest share of visible frame tokens, in clean frames and copies, replaced by random codes (drawn uniformly from
     0 to this per sample), so that the model survives its own mistakes. 0 turns it off."""
+    action_dropout_fraction: Fraction = 0.0
+    """Share of windows whose actions are all replaced by `<|no_action|>`, as they stand in films, whose actions nobody
+    knows: what films teach then serves where actions are known, and the other way round."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
 

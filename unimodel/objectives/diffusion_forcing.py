@@ -58,6 +58,7 @@ def corrupt_frames(
             hidden[span.start : span.stop] = exact_share(len(span), rate, rng)
     hidden |= hide_outcomes(sequence.layout, rng)
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
+    drop_actions(input_ids, modality, vocabulary, config.action_dropout_fraction, rng)
 
     target = np.where(hidden, sequence.ids, NO_TARGET)
     return CorruptedSequence(
@@ -98,6 +99,14 @@ def exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.nd
     hidden = np.zeros(num_tokens, dtype=bool)
     hidden[rng.permutation(num_tokens)[: math.ceil(rate * num_tokens)]] = True
     return hidden
+
+
+def drop_actions(
+    input_ids: np.ndarray, modality: np.ndarray, vocabulary: Vocabulary, fraction: float, rng: np.random.Generator
+) -> None:
+    """Takes all actions from a share of the windows, in place."""
+    if fraction and rng.random() < fraction:
+        input_ids[modality == Modality.ACTION] = vocabulary.no_action
 
 
 def add_context_noise(

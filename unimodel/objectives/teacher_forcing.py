@@ -18,7 +18,13 @@ import numpy as np
 from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import TeacherForcingConfig
 from unimodel.layout import KNOWN_LAYOUTS, NO_TARGET, Layout, Role
-from unimodel.objectives.diffusion_forcing import add_context_noise, exact_share, frame_mask_rate, hide_outcomes
+from unimodel.objectives.diffusion_forcing import (
+    add_context_noise,
+    drop_actions,
+    exact_share,
+    frame_mask_rate,
+    hide_outcomes,
+)
 from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -45,6 +51,7 @@ def corrupt_copies(
             hidden[places] = exact_share(places.stop - places.start, rate, rng)
     hidden |= hide_outcomes(sequence.layout, rng)[copies.source]
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
+    drop_actions(input_ids, modality, vocabulary, config.action_dropout_fraction, rng)
     return CorruptedSequence(
         input_ids=input_ids,
         position_ids=sequence.position_ids()[:, copies.source],
