@@ -37,7 +37,8 @@ class Episode:
     actions      int64 [T], 0 .. num_actions - 1
     rewards      float32 [T]; nan where nobody told them
     done         bool [T], the environment terminated (a time limit is not done)
-    poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up); [T+1, 0] without any
+    poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up), or float64, x and y
+                 on the ground and the angle in radians; [T+1, 0] without any
     mission      what the agent was asked to do
     captions     T+1 descriptions, one per frame; "" where there is none
     environment  gymnasium id; "" when the episode cannot be replayed
@@ -45,6 +46,7 @@ class Episode:
     num_actions  size of the environment's action space
     audio        float32 [samples, channels], equally many samples for every frame; none in a silent world
     audio_rate   samples per second
+    policy       who acted; "" when nobody told
 
     Raises ValueError naming the key and the field for a wrong dtype, shape, length or range.
     """
@@ -62,6 +64,7 @@ class Episode:
     num_actions: int
     audio: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
     audio_rate: int = 0
+    policy: str = ""
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
@@ -71,7 +74,7 @@ class Episode:
             "actions": (np.int64, (steps,)),
             "rewards": (np.float32, (steps,)),
             "done": (np.bool_, (steps,)),
-            "poses": (np.int64, (steps + 1, 3 if self.poses.size else 0)),
+            "poses": (self._pose_dtype, (steps + 1, 3 if self.poses.size else 0)),
         }
         for name, (dtype, shape) in expected.items():
             array: np.ndarray = getattr(self, name)
@@ -89,6 +92,10 @@ class Episode:
                 f"episode {self.key}: {len(self.audio)} samples of sound at {self.audio_rate} Hz do not divide among "
                 f"{steps + 1} frames"
             )
+
+    @property
+    def _pose_dtype(self) -> type[np.generic]:
+        return np.float64 if self.poses.dtype == np.float64 else np.int64
 
     @property
     def num_steps(self) -> int:
@@ -115,6 +122,7 @@ def encode_episode(episode: Episode) -> dict[str, bytes]:
         "num_frames": frames,
         "image_size": [height, width],
         "num_actions": episode.num_actions,
+        "policy": episode.policy,
     }
     arrays = {f"{name}.npy": _to_npy(getattr(episode, name)) for name in ARRAY_FIELDS}
     text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -141,6 +149,7 @@ def decode_episode(key: str, fields: dict[str, bytes]) -> Episode:
         num_actions=about["num_actions"],
         audio=audio,
         audio_rate=audio_rate,
+        policy=about.get("policy", ""),
     )
 
 
@@ -156,9 +165,9 @@ def decode_about(key: str, fields: dict[str, bytes]) -> dict[str, Any]:
         value = about.get(name) if isinstance(about, dict) else None
         if not isinstance(value, expected):
             raise ValueError(f"sample {key}: field json has no valid {name} ({value!r}): {RECORD_AGAIN}")
-    texts = [about["mission"], *about["captions"]]
+    texts = [about["mission"], about.get("policy", ""), *about["captions"]]
     if not all(isinstance(text, str) and _is_unicode(text) for text in texts):
-        raise ValueError(f"sample {key}: field json has a mission or caption that is not text: {RECORD_AGAIN}")
+        raise ValueError(f"sample {key}: field json has a mission, policy or caption that is not text: {RECORD_AGAIN}")
     if about["num_frames"] < 1:
         raise ValueError(f"sample {key}: field json has num_frames {about['num_frames']}: {RECORD_AGAIN}")
     return about

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_pipelines.sources.recording import world_of
+from data_pipelines.sources.families import branch_frames
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import psnr
@@ -77,7 +77,7 @@ def evaluate_branches(loaded: LoadedRun, held_out: HeldOut) -> Row:
             break
         rng = keyed_generator("evaluate branches", episode.key)
         at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
-        real = world_of(episode.environment).branch_frames(
+        real = branch_frames(
             episode.environment, episode.seed, episode.actions[:at].tolist(), config.data.recording.image_size
         )
         classes = np.unique(real.reshape(len(real), -1), axis=0, return_inverse=True)[1].ravel()

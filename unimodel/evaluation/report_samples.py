@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.recording import world_of
+from data_pipelines.sources.families import branch_frames
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.dynamics import CONTEXT_FRAMES
 from unimodel.evaluation.held_out import HeldOut
@@ -144,7 +144,7 @@ def _branching_state(loaded: LoadedRun, held_out: HeldOut) -> tuple[int, int, np
             if episode.num_steps > 1
             else 0
         )
-        real = world_of(episode.environment).branch_frames(
+        real = branch_frames(
             episode.environment, episode.seed, episode.actions[:at].tolist(), loaded.config.data.recording.image_size
         )
         classes = np.unique(real.reshape(len(real), -1), axis=0, return_inverse=True)[1].ravel()

@@ -1,0 +1,129 @@
+"""Plays episodes: worlds on one side, whoever acts in them on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.families import open_world
+from data_pipelines.sources.world import Moment, World
+from data_pipelines.stream.randomness import keyed_generator
+
+
+@dataclass(slots=True, eq=False)
+class Play:
+    """An episode in progress: T actions, and the T + 1 moments around them.
+
+    rng     keyed by the episode: the only chance that a policy may use
+    memory  whatever the policy keeps of this episode; it finds None at the first step
+    """
+
+    world: World
+    rng: np.random.Generator
+    moments: list[Moment]
+    actions: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    done: list[bool] = field(default_factory=list)
+    memory: Any = None
+
+
+class Policy(Protocol):
+    """Chooses the next action of every episode that it is given, from the plays alone.
+
+    It is given up to `plays_at_once` episodes side by side, fewer when some have ended: a model reads them as one
+    batch. Which ones stand together depends on the settings and not on the number of processes.
+    """
+
+    plays_at_once: int
+
+    def __call__(self, plays: Sequence[Play]) -> Sequence[int]: ...
+
+
+class Player(NamedTuple):
+    """A policy, how episodes call it, and its share of them."""
+
+    name: str
+    share: float
+    policy: Policy
+
+
+def play_episodes(
+    environment: str, seeds: Sequence[int], players: Sequence[Player], *, max_steps: int, image_size: int
+) -> Iterator[Episode]:
+    """The episode of every seed, in order: at most `max_steps` steps, ended by the world's end or its own time limit.
+
+    Who plays is drawn for every episode. Raises ValueError as `open_world` does.
+    """
+    together = max(player.policy.plays_at_once for player in players)
+    for first in range(0, len(seeds), together):
+        some = seeds[first : first + together]
+        players_of = {seed: choose_player(environment, seed, players) for seed in some}
+        episodes: dict[int, Episode] = {}
+        for player in players:
+            mine, most = [seed for seed in some if players_of[seed] is player], player.policy.plays_at_once
+            for start in range(0, len(mine), most):
+                for episode in _play_together(environment, mine[start : start + most], player, max_steps, image_size):
+                    episodes[episode.seed] = episode
+        yield from (episodes[seed] for seed in some)
+
+
+def choose_player(environment: str, seed: int, players: Sequence[Player]) -> Player:
+    """Who plays the episode of a seed."""
+    ends = list(accumulate(player.share for player in players))
+    at = keyed_generator("policy", environment, seed).random() * ends[-1]
+    return next((player for player, end in zip(players, ends, strict=True) if at < end), players[-1])
+
+
+def _play_together(
+    environment: str, seeds: Sequence[int], player: Player, max_steps: int, image_size: int
+) -> Iterator[Episode]:
+    """Step by step, as one batch."""
+    plays = []
+    for seed in seeds:
+        world = open_world(environment, seed, image_size)
+        plays.append(Play(world, keyed_generator("episode", environment, seed), [world.moment]))
+    for _ in range(max_steps):
+        going = [play for play in plays if not play.world.over]
+        if not going:
+            break
+        for play, action in zip(going, player.policy(going), strict=True):
+            step = play.world.step(action)
+            play.actions.append(int(action))
+            play.rewards.append(step.reward)
+            play.done.append(step.terminated)
+            play.moments.append(play.world.moment)
+    for play in plays:
+        yield _episode(play, player.name)
+        play.world.close()
+
+
+def _episode(play: Play, policy: str) -> Episode:
+    world, moments = play.world, play.moments
+    return Episode(
+        key=f"{world.simulator.name}-{world.seed:08d}",
+        frames=np.stack([moment.frame for moment in moments]),
+        actions=np.asarray(play.actions, dtype=np.int64),
+        rewards=np.asarray(play.rewards, dtype=np.float32),
+        done=np.asarray(play.done, dtype=np.bool_),
+        poses=_poses(moments),
+        mission=world.mission,
+        captions=tuple(moment.caption for moment in moments),
+        environment=world.environment,
+        seed=world.seed,
+        num_actions=world.num_actions,
+        audio=np.concatenate([moment.sound for moment in moments])[:, None],
+        audio_rate=world.simulator.sound_rate,
+        policy=policy,
+    )
+
+
+def _poses(moments: Sequence[Moment]) -> np.ndarray:
+    """[T + 1, 3 or 0] in cells, or in units of a continuous world."""
+    poses = [moment.pose for moment in moments]
+    in_cells = all(isinstance(number, int) for pose in poses for number in pose)
+    return np.asarray(poses, dtype=np.int64 if in_cells else np.float64).reshape(len(poses), -1)
