@@ -41,6 +41,9 @@ class RecordingConfig(Settings):
     """Longest episode, in environment steps."""
     policies: Annotated[tuple[ScriptedPolicy, ...], Field(min_length=1)] = (BotPolicy(kind="bot"),)
     """Who plays, and what share of the episodes; only BabyAI levels have a bot."""
+    event_fraction: Fraction = 0.0
+    """Share of episodes in which something happens by a text that says so, at any of the max_steps steps unless the
+    episode is over by then (MiniGrid, BabyAI: things appear, vanish, turn another colour, doors open and close)."""
     image_size: PositiveInt = 64
     """Height and width of a frame, pixels. The grid is drawn with image_size / grid cells pixels per cell."""
     episodes_per_shard: PositiveInt = 250

@@ -2,8 +2,9 @@
 
 An id may name the module that registers it: `miniworld:MiniWorld-FourRooms-v0`, `my_package.worlds:MyWorld-v0`. A world
 of your own is a `gymnasium.Env` with a Discrete action space that either observes uint8 pictures [H, W, 3] or renders
-them (`render_mode="rgb_array"`). What else it has, the recorder uses: `mission` (text), `get_action_meanings()`,
-and, where it can be set back exactly, `snapshot()` and `restore(state)`. `crafter.py` is an example.
+them (`render_mode="rgb_array"`). What else it has is used: `mission` (text), `get_action_meanings()`, `snapshot()` and
+`restore(state)` where it can be set back exactly, `possible_events()` and `make_happen(text)` where things happen
+because a text says so (as in `Simulator`). `crafter.py` is an example.
 
 Everything is a pure function of (environment, seed) and the actions, as long as the environment is: it is reset with
 the seed once.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -31,20 +33,9 @@ def action_names(environment: str) -> tuple[str, ...]:
     return tuple(names) if len(names) == number else tuple(f"action_{i}" for i in range(number))
 
 
-def has_bot(environment: str) -> bool:
-    """Nobody here knows how to play it."""
-    del environment
-    return False
-
-
-def check(environment: str, image_size: int) -> None:
-    """Raises ValueError for an unknown environment, or one without discrete actions or pictures."""
-    del image_size  # any will do: frames are scaled
-    _make(environment).close()
-
-
 def open_simulator(environment: str, seed: int, image_size: int) -> Environment:
-    """The environment, reset with a seed. Raises ValueError as `check` does."""
+    """The environment, reset with a seed. Raises ValueError for an unknown one, or one without discrete actions or
+    pictures."""
     return Environment(environment, seed, image_size)
 
 
@@ -61,6 +52,7 @@ class Environment:
         assert self._env.spec is not None
         self._max_steps, self._steps = gymnasium.spec(self._env.spec.id).max_episode_steps, 0
         self.restores = _is_bare(self._env) and hasattr(self._own, "snapshot") and hasattr(self._own, "restore")
+        self.has_events = hasattr(self._own, "possible_events") and hasattr(self._own, "make_happen")
         self._observation, _ = self._env.reset(seed=seed)
 
     @property
@@ -83,6 +75,14 @@ class Environment:
     def load(self, state: tuple[Any, int]) -> None:
         own, self._steps = state
         self._own.restore(own)
+
+    def possible_events(self) -> Sequence[Sequence[str]]:
+        return self._own.possible_events() if self.has_events else []
+
+    def make_happen(self, text: str) -> None:
+        if not self.has_events:
+            raise ValueError(f"nothing happens in {self.name} because somebody says so: '{text}'")
+        self._own.make_happen(text)
 
     def bot(self) -> Bot | None:
         return None

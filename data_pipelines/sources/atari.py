@@ -38,20 +38,8 @@ def action_names(environment: str) -> tuple[str, ...]:
     return tuple(name.lower() for name in env.get_action_meanings())
 
 
-def has_bot(environment: str) -> bool:
-    """Nobody plays well here."""
-    del environment
-    return False
-
-
-def check(environment: str, image_size: int) -> None:
-    """Raises ValueError for an unknown game."""
-    del image_size  # any will do: frames are scaled
-    _make(environment)
-
-
 def open_simulator(environment: str, seed: int, image_size: int) -> Game:
-    """The game, somewhere in its first seconds. Raises ValueError as `check` does."""
+    """The game, somewhere in its first seconds. Raises ValueError for an unknown one."""
     return Game(environment, seed, image_size)
 
 
@@ -68,6 +56,7 @@ class Game:
     not keep where between two samples it is."""
 
     restores = True
+    has_events = False
     sound_rate = SOUND_RATE
 
     def __init__(self, environment: str, seed: int, image_size: int) -> None:
@@ -113,6 +102,12 @@ class Game:
     def load(self, state: _State) -> None:
         self._emulator.restoreState(state.emulator)
         self._last_action, self._chance.bit_generator.state = state.last_action, state.chance
+
+    def possible_events(self) -> list[list[str]]:
+        return []
+
+    def make_happen(self, text: str) -> None:
+        raise ValueError(f"nothing happens in {self.name} because somebody says so: '{text}'")
 
     def bot(self) -> Bot | None:
         return None

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import difflib
 import io
-from string import ascii_lowercase
 
 import gymnasium
 import numpy as np
@@ -18,6 +17,7 @@ from minigrid.core.grid import Grid
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
+from data_pipelines.sources.minigrid_events import cell_name, make_happen, possible_events
 from data_pipelines.sources.world import Bot, Moment
 
 DIRECTIONS = ("right", "down", "left", "up")
@@ -35,18 +35,9 @@ def action_names(environment: str) -> tuple[str, ...]:
     return _action_names(_make(environment))
 
 
-def has_bot(environment: str) -> bool:
-    """BabyAI's levels have one, MiniGrid's others do not."""
-    return environment.startswith(BABYAI)
-
-
-def check(environment: str, image_size: int) -> None:
-    """Raises ValueError for an unknown or unsuitable id, or an image size that its grid does not fit exactly."""
-    _check_image_size(_make(environment), environment, image_size)
-
-
 def open_simulator(environment: str, seed: int, image_size: int) -> Level:
-    """The level of a seed. Raises ValueError as `check` does."""
+    """The level of a seed. Raises ValueError for an unknown or unsuitable id, or an image size that its grid does not
+    fit exactly."""
     return Level(environment, seed, image_size)
 
 
@@ -55,13 +46,14 @@ class Level:
 
     name = "episode"
     restores = True
+    has_events = True
     sound_rate = 0
 
     def __init__(self, environment: str, seed: int, image_size: int) -> None:
         self.env = _make(environment)
         _check_image_size(self.env, environment, image_size)
         self.num_actions = len(_action_names(self.env))
-        self._has_bot, self._tile_size = has_bot(environment), image_size // self.env.width
+        self._has_bot, self._tile_size = environment.startswith(BABYAI), image_size // self.env.width
         # MiniGrid prints "Sampling rejected: ..." while it searches for a valid world.
         with contextlib.redirect_stdout(io.StringIO()):
             self.env.reset(seed=seed)
@@ -83,7 +75,14 @@ class Level:
     def load(self, state: MiniGridEnv) -> None:
         self.env = copy.deepcopy(state)
 
+    def possible_events(self) -> list[list[str]]:
+        return possible_events(self.env)
+
+    def make_happen(self, text: str) -> None:
+        make_happen(self.env, text)
+
     def bot(self) -> Bot | None:
+        """BabyAI's levels have one, MiniGrid's others do not."""
         return _bot(self.env) if self._has_bot else None
 
     def close(self) -> None:
@@ -164,18 +163,12 @@ def _caption(env: MiniGridEnv) -> str:
     """What the frame shows: the agent, then every object in reading order, e.g.
     `agent facing right at d4; red ball at c5; open yellow door at h6`. A carried object is not in the picture."""
     x, y, direction = _pose(env)
-    parts = [f"agent facing {DIRECTIONS[direction]} at {_cell_name(x, y)}"]
+    parts = [f"agent facing {DIRECTIONS[direction]} at {cell_name(x, y)}"]
     for index, cell in enumerate(env.grid.grid):
         if cell is not None and cell.type not in UNNAMED:
             y, x = divmod(index, env.width)
-            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {_cell_name(x, y)}")
+            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {cell_name(x, y)}")
     return "; ".join(parts)
-
-
-def _cell_name(x: int, y: int) -> str:
-    """Column letter and row number from 0, as on a chess board: one word per place is one token per place."""
-    letters = ascii_lowercase[x] if x < 26 else ascii_lowercase[x // 26 - 1] + ascii_lowercase[x % 26]
-    return f"{letters}{y}"
 
 
 def _door_state(cell: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.episode import Episode, Event
 from data_pipelines.sources.families import open_world
 from data_pipelines.sources.world import Moment, World
 from data_pipelines.stream.randomness import keyed_generator
@@ -19,6 +19,7 @@ from data_pipelines.stream.randomness import keyed_generator
 class Play:
     """An episode in progress: T actions, and the T + 1 moments around them.
 
+    events  what happened, each before the action of its step; the last may be of step T, which the next moment shows
     rng     keyed by the episode: the only chance that a policy may use
     memory  whatever the policy keeps of this episode; it finds None at the first step
     """
@@ -29,6 +30,7 @@ class Play:
     actions: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     done: list[bool] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     memory: Any = None
 
 
@@ -52,12 +54,20 @@ class Player(NamedTuple):
     policy: Policy
 
 
-def play_episodes(
-    environment: str, seeds: Sequence[int], players: Sequence[Player], *, max_steps: int, image_size: int
-) -> Iterator[Episode]:
-    """The episode of every seed, in order: at most `max_steps` steps, ended by the world's end or its own time limit.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How episodes are played: at most `max_steps` steps, frames of `image_size` pixels a side; in `event_fraction` of
+    them an event is to happen at a step drawn from all `max_steps`, and does unless the episode is over by then."""
 
-    Who plays is drawn for every episode. Raises ValueError as `open_world` does.
+    max_steps: int
+    image_size: int
+    event_fraction: float = 0.0
+
+
+def play_episodes(environment: str, seeds: Sequence[int], players: Sequence[Player], rules: Rules) -> Iterator[Episode]:
+    """The episode of every seed, in order; it ends with the world, or its own time limit.
+
+    Who plays, and what happens, is drawn for every episode. Raises ValueError as `open_world` does.
     """
     together = max(player.policy.plays_at_once for player in players)
     for first in range(0, len(seeds), together):
@@ -67,7 +77,7 @@ def play_episodes(
         for player in players:
             mine, most = [seed for seed in some if players_of[seed] is player], player.policy.plays_at_once
             for start in range(0, len(mine), most):
-                for episode in _play_together(environment, mine[start : start + most], player, max_steps, image_size):
+                for episode in _play_together(environment, mine[start : start + most], player, rules):
                     episodes[episode.seed] = episode
         yield from (episodes[seed] for seed in some)
 
@@ -79,18 +89,20 @@ def choose_player(environment: str, seed: int, players: Sequence[Player]) -> Pla
     return next((player for player, end in zip(players, ends, strict=True) if at < end), players[-1])
 
 
-def _play_together(
-    environment: str, seeds: Sequence[int], player: Player, max_steps: int, image_size: int
-) -> Iterator[Episode]:
+def _play_together(environment: str, seeds: Sequence[int], player: Player, rules: Rules) -> Iterator[Episode]:
     """Step by step, as one batch."""
-    plays = []
+    plays, chances = [], {}
     for seed in seeds:
-        world = open_world(environment, seed, image_size)
+        world = open_world(environment, seed, rules.image_size)
         plays.append(Play(world, keyed_generator("episode", environment, seed), [world.moment]))
-    for _ in range(max_steps):
+        chances[seed] = keyed_generator("event", environment, seed)
+    at = {seed: _event_step(chance, rules) for seed, chance in chances.items()}
+    for number in range(rules.max_steps):
         going = [play for play in plays if not play.world.over]
         if not going:
             break
+        for play in (play for play in going if at[play.world.seed] == number):
+            _make_something_happen(play, chances[play.world.seed])
         for play, action in zip(going, player.policy(going), strict=True):
             step = play.world.step(action)
             play.actions.append(int(action))
@@ -100,6 +112,22 @@ def _play_together(
     for play in plays:
         yield _episode(play, player.name)
         play.world.close()
+
+
+def _event_step(chance: np.random.Generator, rules: Rules) -> int | None:
+    """When something happens, if anything does."""
+    happens, step = chance.random() < rules.event_fraction, int(chance.integers(rules.max_steps))
+    return step if happens else None
+
+
+def _make_something_happen(play: Play, chance: np.random.Generator) -> None:
+    """One of the events that are possible now: its kind first, so that rare kinds are not lost among many."""
+    kinds = play.world.simulator.possible_events()
+    if kinds:
+        kind = kinds[int(chance.integers(len(kinds)))]
+        text = kind[int(chance.integers(len(kind)))]
+        play.world.make_happen(text)
+        play.events.append(Event(len(play.actions), text))
 
 
 def _episode(play: Play, policy: str) -> Episode:
@@ -119,6 +147,7 @@ def _episode(play: Play, policy: str) -> Episode:
         audio=np.concatenate([moment.sound for moment in moments])[:, None],
         audio_rate=world.simulator.sound_rate,
         policy=policy,
+        events=tuple(play.events),
     )
 
 

@@ -27,9 +27,8 @@ from data_pipelines.shards.unfinished import (
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import encode_episode
 from data_pipelines.sources.families import branch_frames as branch_frames
-from data_pipelines.sources.families import family_of
-from data_pipelines.sources.families import open_world as open_world
-from data_pipelines.sources.play import play_episodes
+from data_pipelines.sources.families import family_of, open_world
+from data_pipelines.sources.play import Rules, play_episodes
 from data_pipelines.sources.policies import LoadPolicy, load_players, no_bot, scripted_policy
 from data_pipelines.sources.processes import run_tasks
 
@@ -56,6 +55,7 @@ class Recording:
     policies: Sequence[Mapping[str, Any]]
     image_size: int
     episodes_per_shard: int
+    event_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         for split, episodes in self.splits.items():
@@ -147,8 +147,7 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]
         recording.environment,
         range(task.first_seed, task.first_seed + task.num_episodes),
         load_players(recording.policies, task.load_policy),
-        max_steps=recording.max_steps,
-        image_size=recording.image_size,
+        Rules(recording.max_steps, recording.image_size, recording.event_fraction),
     )
     for episode in episodes:
         yield episode.key, encode_episode(episode), {"frames": len(episode.frames)}
@@ -156,11 +155,16 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]
 
 def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
     """Refuses bad settings before any process starts."""
-    family = family_of(recording.environment)
-    family.check(recording.environment, recording.image_size)
     load_players(recording.policies, load_policy)
-    if any(policy["kind"] == "bot" for policy in recording.policies) and not family.has_bot(recording.environment):
+    world = open_world(recording.environment, 0, recording.image_size)
+    if any(policy["kind"] == "bot" for policy in recording.policies) and world.simulator.bot() is None:
         raise ValueError(no_bot(recording.environment))
+    if recording.event_fraction and not world.simulator.has_events:
+        raise ValueError(
+            f"nothing happens in {recording.environment} because a text says so: set event_fraction to 0 (it is "
+            f"{recording.event_fraction})"
+        )
+    world.close()
 
 
 def _ignore(_: int) -> None:

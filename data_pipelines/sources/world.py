@@ -6,7 +6,7 @@ everyone else sees of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +54,8 @@ class Simulator(Protocol):
     """Samples per second; 0 in a silent world."""
     restores: bool
     """Whether `save` and `load` bring back its exact state."""
+    has_events: bool
+    """Whether things happen in it because a text says so."""
 
     @property
     def mission(self) -> str: ...
@@ -70,6 +72,14 @@ class Simulator(Protocol):
         """The state stays as it is: it may be loaded again."""
         ...
 
+    def possible_events(self) -> Sequence[Sequence[str]]:
+        """Sentences that can come true now, by kind of event; the recorder takes a kind, then one of it."""
+        ...
+
+    def make_happen(self, text: str) -> None:
+        """Raises ValueError when it cannot."""
+        ...
+
     def bot(self) -> Bot | None:
         """A bot of the environment's own that plays from here, if there is one."""
         ...
@@ -82,12 +92,6 @@ class Family(Protocol):
 
     def action_names(self, environment: str) -> tuple[str, ...]:
         """Names of the actions 0, 1, ..."""
-        ...
-
-    def has_bot(self, environment: str) -> bool: ...
-
-    def check(self, environment: str, image_size: int) -> None:
-        """Raises ValueError for what `open_simulator` would refuse."""
         ...
 
     def open_simulator(self, environment: str, seed: int, image_size: int) -> Simulator: ...
@@ -135,6 +139,15 @@ class World:
         reward, terminated, truncated = self.simulator.step(int(action))
         self.moment, self.over = self.simulator.look(), terminated or truncated
         return Step(self.moment.frame, float(reward), terminated, truncated)
+
+    def make_happen(self, text: str) -> None:
+        """An event: the world changes as a text says, which the frame of the next step shows.
+
+        Raises ValueError when this world has no events, cannot make this one happen, or is over.
+        """
+        if self.over:
+            raise ValueError(f"{self.environment}, seed {self.seed}: the episode is over")
+        self.simulator.make_happen(text)
 
     def snapshot(self) -> Snapshot:
         """The state, exactly: after `restore` the same actions lead to the same frames and rewards.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.play import play_episodes
+from data_pipelines.sources.play import Rules, play_episodes
 from data_pipelines.sources.policies import load_players, scripted_policy
 from data_pipelines.sources.recording import Recording
 
@@ -28,11 +28,17 @@ def small_recording(**changes: object) -> Recording:
 
 
 def played(
-    environment: str, *seeds: int, max_steps: int = 8, image_size: int = 64, kind: str = "sticky", **policy: object
+    environment: str,
+    *seeds: int,
+    max_steps: int = 8,
+    image_size: int = 64,
+    event_fraction: float = 0.0,
+    kind: str = "sticky",
+    **policy: object,
 ) -> list[Episode]:
     """The episodes of these seeds."""
     players = load_players([{"kind": kind, **policy}], scripted_policy)
-    return list(play_episodes(environment, seeds, players, max_steps=max_steps, image_size=image_size))
+    return list(play_episodes(environment, seeds, players, Rules(max_steps, image_size, event_fraction)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

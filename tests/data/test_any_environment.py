@@ -13,9 +13,9 @@ import pytest
 from recorded_data import played
 
 from data_pipelines.shards.reader import ShardReader
-from data_pipelines.sources.any_environment import action_names, check
+from data_pipelines.sources.any_environment import action_names
 from data_pipelines.sources.episode import decode_episode, encode_episode
-from data_pipelines.sources.families import branch_frames
+from data_pipelines.sources.families import branch_frames, open_world
 from data_pipelines.sources.recording import Recording, record_dataset
 
 CRAFTER = "data_pipelines.sources.crafter:Crafter-v1"
@@ -108,6 +108,6 @@ def test_what_cannot_be_recorded_is_refused() -> None:
         ("Pendulum-v1", "only Discrete ones, from 0, can be recorded"),
     ):
         with pytest.raises(ValueError, match=said):
-            check(environment, 32)
+            open_world(environment, 0, 32)
     with pytest.raises(ValueError, match=r"action 4 at step 1 is outside 0\.\.1"):
         branch_frames("CartPole-v1", 0, [0, 4], 32)

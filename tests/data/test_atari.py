@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from recorded_data import played
 
-from data_pipelines.sources.atari import SOUND_RATE, action_names, check
+from data_pipelines.sources.atari import SOUND_RATE, action_names
 from data_pipelines.sources.episode import Episode, decode_episode, encode_episode
+from data_pipelines.sources.families import open_world
 from data_pipelines.sources.sample import decode_sample
 
 GAME = "ALE/Pong-v5"
@@ -49,5 +50,5 @@ def test_a_longer_recording_begins_like_a_shorter_one() -> None:
 def test_actions_have_names_and_what_is_unknown_is_refused() -> None:
     assert action_names(GAME) == ("noop", "fire", "right", "left", "rightfire", "leftfire")
     with pytest.raises(ValueError, match=r"unknown environment 'ALE/Pung-v5'.*ALE/Pong-v5"):
-        check("ALE/Pung-v5", 64)
+        open_world("ALE/Pung-v5", 0, 64)
     assert GAME in gymnasium.registry

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.play import play_episodes
+from data_pipelines.sources.play import Rules, play_episodes
 from data_pipelines.sources.policies import load_players, scripted_policy
 from unimodel.evaluation import report_samples
 from unimodel.evaluation.held_out import HeldOut
@@ -74,7 +74,7 @@ def steps_with(next_code: NextCode) -> Callable[..., list[WorldState]]:
 @pytest.fixture(scope="module")
 def episode() -> Episode:
     players = load_players([{"kind": "bot", "random_action_fraction": 0.9}], scripted_policy)
-    recorded = play_episodes(ENVIRONMENT, range(100, 120), players, max_steps=12, image_size=64)
+    recorded = play_episodes(ENVIRONMENT, range(100, 120), players, Rules(12, 64))
     return next(one for one in recorded if one.num_steps >= 8)
 
 
