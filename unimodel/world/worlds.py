@@ -13,7 +13,7 @@ the same window.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -143,6 +143,11 @@ class Worlds:
         """Whether its next step reads its window from the beginning. Raises KeyError for a slot that is not open."""
         return self._worlds[slot].read == 0
 
+    def make_happen(self, slot: int, ids: np.ndarray) -> None:
+        """An event, as text ids, before the world's next action. Raises KeyError for a slot that is not open."""
+        world = self._worlds[slot]
+        world.state = world.state.with_event(ids)
+
     @torch.no_grad()
     def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
         """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings').
@@ -172,7 +177,7 @@ class Worlds:
         worlds = [self._worlds[slot] for slot in slots]
         if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
             raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
-        windows = [self._window(world.state, world.first) for world in worlds]
+        windows = [self._window(world.state.since(world.first)) for world in worlds]
         self._catch_up(worlds, windows)
         hidden = self._read(self._passage(worlds, windows, [len(window.ids) for window in windows]))
         stops = self._tensor([len(window.ids) - world.read for world, window in zip(worlds, windows, strict=True)])
@@ -187,25 +192,25 @@ class Worlds:
 
     def _next_window(self, world: _World, action: int) -> _Window:
         """The window with one more frame, which nobody knows."""
-        state, first = world.state, world.first
-        unknown = replace(state, frames=np.concatenate([state.frames[first:], state.frames[-1:]]))
-        window = self._window(replace(unknown, actions=np.append(state.actions[first:], action)), 0)
+        window = self._window(world.state.since(world.first).stepped(action, world.state.frames[-1]))
         window.ids[window.codes : window.codes_stop] = self._builder.vocabulary.mask(Modality.IMAGE)
         return window
 
-    def _window(self, state: WorldState, first: int) -> _Window:
-        """Frames from `first` on as training lays them out, rewards and done flags behind MASK as half of them are
-        there. A window that begins later than its episode looks like one that begins with it."""
-        frames, actions = state.frames[first:], state.actions[first:]
-        steps, vocabulary = len(actions), self._builder.vocabulary
+    def _window(self, state: WorldState) -> _Window:
+        """All of a state as training lays it out, rewards and done flags behind MASK as half of them are there. A
+        window that begins later than its episode looks like one that begins with it."""
+        steps, vocabulary = len(state.actions), self._builder.vocabulary
         silence, unknown = np.zeros((steps + 1, 0), dtype=np.int64), np.zeros(steps)
-        episode = TokenisedEpisode("world", frames, silence, actions, unknown, unknown > 0, state.mission, ())
+        episode = TokenisedEpisode(
+            "world", state.frames, silence, state.actions, unknown, unknown > 0, state.mission, (), state.events
+        )
         sequence = self._builder.interaction(episode, 0, steps + 1)
         ids = sequence.ids.copy()
         for modality in OUTCOMES:
             ids[sequence.layout.modality == modality] = vocabulary.mask(modality)
         picture = sequence.layout.pictures[-1]
-        begins = {span.time: span.start for span in reversed(sequence.spans)}
+        # A frame's block begins with its action: the events before that are read once, like all that came before.
+        begins = {span.time: span.start for span in reversed(sequence.spans) if span.modality is not Modality.TEXT}
         return _Window(ids, sequence, begins[min(1, steps)], begins[steps], picture.start, picture.stop)
 
     def _catch_up(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
@@ -266,7 +271,8 @@ class Worlds:
         # A short row beside a long one is padded beyond its own end.
         places = max(part.start for part in unread) + tokens
         if self._compiled:  # all that a window of these can need: what grows compiles again
-            places = max(w.prefix + (self._window_frames + LATE_FRAMES) * w.step_tokens for w in windows)
+            whole = (w.prefix + (self._window_frames + LATE_FRAMES) * w.step_tokens for w in windows)
+            places = max(places, *whole)
         self._cache.grow(1 + max(world.row for world in worlds), -(-places // ROOM_TOKENS) * ROOM_TOKENS)
         return lay_passage(unread, tokens, self._cache, self._pad_id, self._device)
 

@@ -1,6 +1,6 @@
 """Worlds that are stepped one action at a time: what was recorded is met again, and an earlier state exactly.
 
-Run: pytest tests/data/test_worlds.py
+Run: pytest tests/data/test_open_world.py
 """
 
 from __future__ import annotations
