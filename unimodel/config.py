@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_v
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
+from data_pipelines.sources.policy_settings import BotPolicy, ScriptedPolicy
 from unimodel.config_engine import EngineConfig
 from unimodel.config_objectives import ObjectiveConfig, OwnRolloutConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
@@ -30,7 +31,7 @@ class RecordingConfig(Settings):
 
     environment: str = "BabyAI-GoToLocalS8N3-v0"
     """A gymnasium id with discrete actions: MiniGrid, BabyAI, Atari with its sound (`ALE/Pong-v5`), or any other
-    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`); only BabyAI levels have a scripted bot."""
+    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`)."""
     train_episodes: PositiveInt = 4000
     validation_episodes: PositiveInt = 100
     """Held out for choosing settings: seeds that training never sees."""
@@ -38,8 +39,11 @@ class RecordingConfig(Settings):
     """Held out for the figures that are told to others: looked at once the settings stand."""
     max_steps: PositiveInt = 16
     """Longest episode, in environment steps."""
-    random_action_fraction: Fraction = 0.6
-    """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
+    policies: Annotated[tuple[ScriptedPolicy, ...], Field(min_length=1)] = (BotPolicy(kind="bot"),)
+    """Who plays, and what share of the episodes; only BabyAI levels have a bot."""
+    event_fraction: Fraction = 0.0
+    """Share of episodes in which something happens by a text that says so, at any of the max_steps steps unless the
+    episode is over by then (MiniGrid, BabyAI: things appear, vanish, turn another colour, doors open and close)."""
     image_size: PositiveInt = 64
     """Height and width of a frame, pixels. The grid is drawn with image_size / grid cells pixels per cell."""
     episodes_per_shard: PositiveInt = 250

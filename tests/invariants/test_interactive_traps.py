@@ -21,7 +21,8 @@ import pytest
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import join, local_folder
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.recording import Recording, record_dataset, world_of
+from data_pipelines.sources.families import branch_frames
+from data_pipelines.sources.recording import Recording, record_dataset
 from data_pipelines.stream.plan import StreamState
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 from unimodel.config import EPISODES, RunConfig, StageConfig
@@ -80,7 +81,7 @@ class Recorded:
         """Codes of the frame that every action would lead to from frame `at` of an episode, as its environment says."""
         if (key, at) not in self.branched:
             episode, done = self.episodes[key], self.episodes[key].actions[:at].tolist()
-            frames = world_of(episode.environment).branch_frames(episode.environment, episode.seed, done, 32)
+            frames = branch_frames(episode.environment, episode.seed, done, 32)
             self.branched[key, at] = self.coded(frames)
         return self.branched[key, at]
 
@@ -126,7 +127,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
         "validation_episodes": 1,
         "test_episodes": 1,
         "max_steps": 14,
-        "random_action_fraction": 0.3,
+        "policies": [{"kind": "bot", "random_action_fraction": 0.3}],
         "image_size": 32,
         "episodes_per_shard": 12,
     }

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers.recomputed_world import recompute_step
 from torch import Tensor
-from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode
+from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode, toy_eventful
 
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch, pack
@@ -82,7 +82,7 @@ def world(seed: int, frames: int, mission: int = 5) -> WorldState:
 
 
 def recent(state: WorldState, frames: int) -> WorldState:
-    return replace(state, frames=state.frames[-frames:], actions=state.actions[len(state.actions) - frames + 1 :])
+    return state.since(len(state.frames) - frames)
 
 
 @pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3", "llama"])
@@ -108,6 +108,45 @@ def test_a_cached_step_is_the_whole_window_read_again(family: str, passes: int) 
         assert assert_same_answers(cached, recomputed, frames[0].size) >= frames.size
         np.testing.assert_array_equal(frames, expected)
     assert lengths == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_cached_step_after_events_is_the_whole_window_read_again(passes: int) -> None:
+    """Events of the past, told just now, two at once, and of steps to come; beside a world without any."""
+    backbone, fill = Listening(), FillSettings(steps=passes)
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, fill)
+    rng = np.random.default_rng(0)
+    eventful = toy_eventful(0, steps=6)
+    past = replace(world(0, 4), events=eventful.events)
+    slots = [worlds.open(past), worlds.open(world(1, 2)), worlds.open(world(2, 1))]
+    for number in range(2 * WINDOW_FRAMES):
+        for _ in range(number % 3):
+            worlds.make_happen(slots[2], rng.integers(3, VOCABULARY.text_size, size=1 + number))
+        windows = [recent(worlds.state(slot), worlds.window_frames(slot)) for slot in slots]
+        actions = rng.integers(VOCABULARY.action_size, size=3).tolist()
+        backbone.take()
+        frames = worlds.step(slots, actions)
+        cached = backbone.take()
+        expected = recompute_step(backbone, BUILDER, PAD_ID, windows, actions, fill)
+        assert_same_answers(cached, backbone.take(), frames[0].size)
+        np.testing.assert_array_equal(frames, expected)
+        if number % 4 == 3:
+            worlds.outcomes(slots)
+    assert [len(worlds.state(slot).events) for slot in slots] == [4, 0, 12]
+
+
+def test_an_event_changes_the_frame_that_follows_and_is_forgotten_by_going_back() -> None:
+    backbone = Listening()
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    told, untold = worlds.open(world(3, 3)), worlds.open(world(3, 3))
+    worlds.make_happen(told, np.arange(4, 9))
+    backbone.take()
+    worlds.step([told, untold], [1, 1])
+    ours, theirs = backbone.take()[0][0].chunk(2)
+    assert (ours - theirs).abs().max() > 1e-3
+    state = worlds.state(told)
+    assert len(state.events) == 1 and state.rewound(3).events == ()
+    assert [step for step, _ in state.since(1).events] == [1]
 
 
 def test_a_step_reads_two_frames_and_never_the_window() -> None:

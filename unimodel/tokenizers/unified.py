@@ -16,7 +16,7 @@ nobody knows, a text one with nothing to see or hear. A frame is always `<|image
 An `interaction` may begin with the episode's first frame, as a sink, where its own first frame is a later one:
 `ruler | bos mission eos | <|no_action|> first frame | <|no_action|> frame | ...`. And it may ask an agent at the end of
 every moment what it does next and what it will get from then on, in two tokens that read everything and that nothing
-reads.
+reads. An event is `bos event eos` in front of the action of its step.
 
 In `clip` and `interaction` "frame" is the picture, the sound, or one after the other, as the sample has them; rewards
 and done flags are left out where they are not known.
@@ -66,6 +66,8 @@ class TokenisedEpisode:
     mission: np.ndarray
     captions: Sequence[np.ndarray]
     """T + 1 id arrays, or one for all of them."""
+    events: tuple[tuple[int, np.ndarray], ...] = ()
+    """(step, ids) of what happened by a text before the action of that step, in order."""
 
     @property
     def num_frames(self) -> int:
@@ -78,8 +80,8 @@ class TokenisedEpisode:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeShape:
-    """All that the length of a sequence depends on; `mission_tokens` and `caption_tokens` [frames or 1] without bos,
-    eos; `outcome_tokens` of reward and done flag, 0 when they are not known."""
+    """All that the length of a sequence depends on; `mission_tokens`, `caption_tokens` [frames or 1] and `event_tokens`
+    [events] without bos, eos; `outcome_tokens` of reward and done flag, 0 when they are not known."""
 
     num_frames: int
     rows: int
@@ -88,6 +90,8 @@ class EpisodeShape:
     outcome_tokens: int
     mission_tokens: int
     caption_tokens: Sequence[int]
+    event_steps: Sequence[int] = ()
+    event_tokens: Sequence[int] = ()
 
     @property
     def frame_tokens(self) -> int:
@@ -131,9 +135,11 @@ def sequence_length(
     if kind == "clip":
         return ruler + 2 + caption + shape.frame_tokens + steps * (1 + shape.frame_tokens)
     first = ruler + 2 + shape.mission_tokens + 1 + shape.frame_tokens
+    events = zip(shape.event_steps, shape.event_tokens, strict=True)
+    told = sum(2 + tokens for step, tokens in events if start <= step < start + steps)
     sink = 1 + shape.frame_tokens if has_sink and start else 0
     agent = (steps + 1) * AGENT_TOKENS if asks_agent else 0
-    return first + sink + steps * (1 + shape.frame_tokens + shape.outcome_tokens) + agent
+    return first + sink + steps * (1 + shape.frame_tokens + shape.outcome_tokens) + told + agent
 
 
 def first_place(kind: SequenceKind, num_frames: int, text_tokens: int, most: int, choice: int) -> int:
@@ -235,8 +241,8 @@ class SequenceBuilder:
         has_sink: bool = False,
         discount: float | None = None,
     ) -> TokenSequence:
-        """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes. In front of
-        them, where it `has_sink`, the episode's first frame; and at the end of every moment, where there is a
+        """Up to `frames` frames from frame `start` on, with the events and actions between them and their outcomes. In
+        front of them, where it `has_sink`, the episode's first frame; and at the end of every moment, where there is a
         `discount` of rewards, what an agent does next and what it will get."""
         window = _Window(episode, start, frames)
         answers = None
@@ -250,6 +256,8 @@ class SequenceBuilder:
             parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, missing=True)
         for time in range(window.num_frames):
             if time:
+                for ids in window.events(time):
+                    self._text(parts, ids, Role.CONDITION, time)
                 self._action(parts, window, time)
             self._moment(parts, window, time, Role.TARGET if time else Role.CONDITION)
             if time and window.has_outcomes:
@@ -291,9 +299,9 @@ class SequenceBuilder:
             parts.add(ruler, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
         return parts
 
-    def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
-        parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
-        parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role)
+    def _text(self, parts: _Parts, ids: np.ndarray, role: Role, time: int = 0) -> None:
+        parts.add(self._bos, Modality.TEXT, Role.STRUCTURE, time)
+        parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role, time)
 
     def _moment(self, parts: _Parts, window: _Window, time: int, role: Role) -> None:
         """What there is to see and to hear."""
@@ -341,6 +349,11 @@ class _Window:
         self.frames, self.audio = episode.frames[moments], episode.audio[moments]
         self.actions, self.done = episode.actions[steps], episode.done[steps]
         self.rewards = reward_codes(rewards) if self.has_outcomes else rewards
+        self._start, self._events = start, episode.events
+
+    def events(self, time: int) -> list[np.ndarray]:
+        """Ids of what happened before the action that led to frame `time` of the window."""
+        return [ids for step, ids in self._events if step == self._start + time - 1]
 
 
 class _Parts:

@@ -146,6 +146,11 @@ class Worlds:
         """Whether its next step reads its window from the beginning. Raises KeyError for a slot that is not open."""
         return self._worlds[slot].read == 0
 
+    def make_happen(self, slot: int, ids: np.ndarray) -> None:
+        """An event, as text ids, before the world's next action. Raises KeyError for a slot that is not open."""
+        world = self._worlds[slot]
+        world.state = world.state.with_event(ids)
+
     @torch.no_grad()
     def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
         """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings').
@@ -200,14 +205,17 @@ class Worlds:
         there. Without a sink, a window that begins later than its episode looks like one that begins with it."""
         frames, actions, vocabulary = state.frames, state.actions, self._builder.vocabulary
         silence, unknown = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions))
-        episode = TokenisedEpisode("world", frames, silence, actions, unknown, unknown > 0, state.mission, ())
+        episode = TokenisedEpisode(
+            "world", frames, silence, actions, unknown, unknown > 0, state.mission, (), state.events
+        )
         steps = len(actions) - first
         sequence = self._builder.interaction(episode, first, steps + 1, has_sink=self._has_sink)
         ids = sequence.ids.copy()
         for modality in OUTCOMES:
             ids[sequence.layout.modality == modality] = vocabulary.mask(modality)
         picture = sequence.layout.pictures[-1]
-        begins = {span.time: span.start for span in reversed(sequence.spans)}
+        # A frame's block begins with its action: the events before that are read once, like all that came before.
+        begins = {span.time: span.start for span in reversed(sequence.spans) if span.modality is not Modality.TEXT}
         return _Window(ids, sequence, begins[min(1, steps)], begins[steps], picture.start, picture.stop)
 
     def _catch_up(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
@@ -268,9 +276,8 @@ class Worlds:
         # A short row beside a long one is padded beyond its own end.
         places = max(part.start for part in unread) + tokens
         if self._compiled:  # all that a window of these can need: what grows compiles again
-            places = max(
-                w.prefix + (self._window_frames + LATE_FRAMES + self._has_sink) * w.step_tokens for w in windows
-            )
+            whole_frames = self._window_frames + LATE_FRAMES + self._has_sink
+            places = max(places, *(window.prefix + whole_frames * window.step_tokens for window in windows))
         self._cache.grow(1 + max(world.row for world in worlds), -(-places // ROOM_TOKENS) * ROOM_TOKENS)
         return lay_passage(unread, tokens, self._cache, self._pad_id, self._device)
 
