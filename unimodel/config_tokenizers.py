@@ -47,7 +47,25 @@ class AudioTokenizerConfig(Settings):
     learning_rate: PositiveFloat = 2e-3
 
 
+class LatentActionConfig(Settings):
+    """Inferred actions: one code for what happened between two pictures, for films whose actions nobody knows.
+
+    They are tokens of their own, after those of the known actions."""
+
+    patch_pixels: PositiveInt = 8
+    """Pixels per side of the patches that it looks at."""
+    levels: tuple[PositiveInt, ...] = (8,)
+    """Quantisation levels per latent dimension; their product is the number of codes. Few, or a code tells how the
+    picture looks instead of what was done."""
+    width: PositiveInt = 48
+    steps: PositiveInt = 1600
+    batch_pairs: PositiveInt = 32
+    learning_rate: PositiveFloat = 2e-3
+
+
 class TokenizersConfig(Settings):
     text: TextTokenizerConfig = TextTokenizerConfig()
     image: ImageTokenizerConfig = ImageTokenizerConfig()
     audio: AudioTokenizerConfig = AudioTokenizerConfig()
+    latent_action: LatentActionConfig | None = None
+    """None leaves films without actions."""

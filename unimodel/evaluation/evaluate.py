@@ -10,6 +10,7 @@ from unimodel.config import RunConfig
 from unimodel.evaluation.dynamics import evaluate_branches, evaluate_rollouts
 from unimodel.evaluation.finished import evaluation_state
 from unimodel.evaluation.held_out import HeldOut, Split, load_held_out
+from unimodel.evaluation.latent_actions import evaluate_latent_actions
 from unimodel.evaluation.representation import (
     evaluate_actions,
     evaluate_image_to_text,
@@ -38,6 +39,8 @@ def evaluate(path: Path, split: Split) -> None:
     bundle = load_run_bundle(run)
     held_out = load_held_out(config, run, split, bundle.vocabulary, bundle.builder.eos_id)
     rows, codebook = evaluate_tokenizer(bundle.image, held_out)
+    if bundle.latent_action is not None:
+        rows += evaluate_latent_actions(bundle.latent_action, held_out)
     for stage, skills in _last_taught(config, state["stages"]).items():
         rows += _evaluate_stage(path, stage, skills, held_out)
     results = [row.to_dict() for row in rows]

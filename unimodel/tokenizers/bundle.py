@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from unimodel.tokenizers.action import REWARD_BINS
 from unimodel.tokenizers.audio import AudioTokenizer
 from unimodel.tokenizers.image import ImageTokenizer
+from unimodel.tokenizers.latent_action import LatentActionModel
 from unimodel.tokenizers.text import BOS, EOS, PAD, load_text_tokenizer, token_id
 from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Vocabulary
@@ -27,6 +28,13 @@ class TokenizerBundle:
     audio: AudioTokenizer | None
     """None in a run without sound."""
     vocabulary: Vocabulary
+    latent_action: LatentActionModel | None = None
+    """Only where data is tokenised: a model that plays needs none."""
+
+    @property
+    def first_latent_action(self) -> int:
+        """Codes of inferred actions come after those of the known ones."""
+        return self.vocabulary.action_size - (self.latent_action.num_codes if self.latent_action is not None else 0)
 
     @property
     def builder(self) -> SequenceBuilder:
@@ -51,8 +59,10 @@ def join_vocabulary(
     )
 
 
-def load_bundle(text: Path, image: Path, audio: Path, vocabulary: Path) -> TokenizerBundle:
-    """Loads the parts; `audio` may be absent.
+def load_bundle(
+    text: Path, image: Path, audio: Path, vocabulary: Path, latent_action: Path | None = None
+) -> TokenizerBundle:
+    """Loads the parts; `audio` and `latent_action` may be absent.
 
     Raises FileNotFoundError naming the command that makes a missing one, ValueError for those of another version.
     """
@@ -64,4 +74,5 @@ def load_bundle(text: Path, image: Path, audio: Path, vocabulary: Path) -> Token
         ImageTokenizer.load(image),
         AudioTokenizer.load(audio) if audio.is_dir() else None,
         Vocabulary.from_dict(values),
+        LatentActionModel.load(latent_action) if latent_action is not None and latent_action.is_dir() else None,
     )
