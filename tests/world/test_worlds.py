@@ -219,31 +219,36 @@ def test_worlds_opened_and_closed_beside_each_other_are_as_if_alone(events: list
             np.testing.assert_array_equal(alone[s].step([0], [action])[0], frame)
 
 
-def test_outcomes_are_what_a_plain_forward_says() -> None:
+@pytest.mark.parametrize(
+    ("window_frames", "steps", "read"), [(6, 2, 5), (6, 3, 6), (6, 4, 4), (3, 1, 3), (3, 2, 2), (2, 1, 2)]
+)
+def test_outcomes_are_what_a_plain_forward_says(window_frames: int, steps: int, read: int) -> None:
+    """`read` frames: a window that the last step has filled has not moved on yet, and one of two frames never could."""
     backbone = Listening()
-    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    worlds = Worlds(backbone, BUILDER, PAD_ID, window_frames)
     slot = worlds.open(world(4, 3))
-    for action in (1, 2):
+    for action in range(steps):
         worlds.step([slot], [action])
     outcome = worlds.outcomes([slot])
     state = worlds.state(slot)
     episode = replace(
         toy_episode(),
-        frames=state.frames,
-        actions=state.actions,
-        rewards=np.zeros(4),
-        done=np.zeros(4, dtype=bool),
+        frames=state.frames[-read:],
+        actions=state.actions[len(state.actions) - read + 1 :],
+        rewards=np.zeros(read - 1),
+        done=np.zeros(read - 1, dtype=bool),
         mission=state.mission,
     )
-    sequence = BUILDER.interaction(episode, 0, 5)
+    sequence = BUILDER.interaction(episode, 0, read)
     unknown = np.isin(sequence.modality(), (Modality.REWARD, Modality.DONE))
     asked = hide(read_only(sequence), unknown, VOCABULARY)
     logits = all_logits(backbone, pack([[asked]], len(sequence), PAD_ID))[0]
     over = logits[len(sequence) - 1, list(VOCABULARY.range_of(Modality.DONE))].softmax(dim=-1)[1]
     assert outcome.over[0] == pytest.approx(float(over), abs=1e-5)
     # They read the last frame into the cache; what follows is the same.
-    again = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
-    np.testing.assert_array_equal(worlds.step([slot], [3]), again.step([again.open(state)], [3]))
+    again = Worlds(backbone, BUILDER, PAD_ID, window_frames)
+    window = recent(state, worlds.window_frames(slot))
+    np.testing.assert_array_equal(worlds.step([slot], [3]), again.step([again.open(window)], [3]))
 
 
 def test_noise_follows_from_the_worlds_seed_alone() -> None:

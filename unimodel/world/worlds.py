@@ -140,11 +140,13 @@ class Worlds:
 
     def window_frames(self, slot: int) -> int:
         """How many frames the next one is made from. Raises KeyError for a slot that is not open."""
-        return self._worlds[slot].window_frames
+        world = self._worlds[slot]
+        return self._kept_frames if self._is_full(world) else world.window_frames
 
     def is_unread(self, slot: int) -> bool:
         """Whether its next step reads its window from the beginning. Raises KeyError for a slot that is not open."""
-        return self._worlds[slot].read == 0
+        world = self._worlds[slot]
+        return world.read == 0 or self._is_full(world)
 
     def make_happen(self, slot: int, ids: np.ndarray) -> None:
         """An event, as text ids, before the world's next action. Raises KeyError for a slot that is not open."""
@@ -161,14 +163,14 @@ class Worlds:
         if len(set(slots)) < len(slots):
             raise ValueError(f"a world takes one action at a time, and slots {list(slots)} name one twice")
         worlds = [self._worlds[slot] for slot in slots]
+        for world in filter(self._is_full, worlds):  # not before: the outcomes of the last step may have been asked for
+            world.first, world.read = len(world.state.frames) - self._kept_frames, 0
         windows = [self._next_window(world, action) for world, action in zip(worlds, actions, strict=True)]
         self._catch_up(worlds, windows)
         codes = self._fill(worlds, windows, passes or self._settings.steps).cpu().numpy()
         frames = codes.reshape(len(slots), *worlds[0].state.frames.shape[1:])
         for world, action, frame in zip(worlds, actions, frames, strict=True):
             world.state = world.state.stepped(action, frame)
-            if world.window_frames >= self._window_frames:
-                world.first, world.read = len(world.state.frames) - self._kept_frames, 0
         return frames
 
     @torch.no_grad()
@@ -192,6 +194,10 @@ class Worlds:
         over = self._backbone.logits(hidden[rows, stops - 1], vocabulary.range_of(Modality.DONE)).softmax(dim=-1)
         values = reward_values(np.arange(REWARD_BINS))
         return Outcome(rewards.double().cpu().numpy() @ values, over[:, 1].double().cpu().numpy())
+
+    def _is_full(self, world: _World) -> bool:
+        """Whether the window must move on before it takes another frame."""
+        return world.window_frames >= self._window_frames
 
     def _next_window(self, world: _World, action: int) -> _Window:
         """The window with one more frame, which nobody knows."""
