@@ -26,7 +26,6 @@ from data_pipelines.shards.unfinished import (
 )
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import encode_episode
-from data_pipelines.sources.families import branch_frames as branch_frames
 from data_pipelines.sources.families import family_of, open_world
 from data_pipelines.sources.play import Rules, play_episodes
 from data_pipelines.sources.policies import LoadPolicy, load_players, no_bot, scripted_policy

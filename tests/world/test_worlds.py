@@ -21,6 +21,7 @@ from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch, pack
 from unimodel.layout import NO_TARGET
 from unimodel.sampling.fill import FillSettings, fill_span, hide, read_only
+from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.vocabulary import Modality
 from unimodel.world.state import WorldState
 from unimodel.world.worlds import Worlds
@@ -245,6 +246,10 @@ def test_outcomes_are_what_a_plain_forward_says(window_frames: int, steps: int, 
     logits = all_logits(backbone, pack([[asked]], len(sequence), PAD_ID))[0]
     over = logits[len(sequence) - 1, list(VOCABULARY.range_of(Modality.DONE))].softmax(dim=-1)[1]
     assert outcome.over[0] == pytest.approx(float(over), abs=1e-5)
+    reward = logits[len(sequence) - 2, list(VOCABULARY.range_of(Modality.REWARD))].softmax(dim=-1).numpy()
+    assert outcome.rewards[0] == pytest.approx(float(reward @ reward_values(np.arange(REWARD_BINS))), abs=1e-4)
+    asked_again = worlds.outcomes([slot])
+    assert (asked_again.rewards, asked_again.over) == (outcome.rewards, outcome.over), "as often as one asks"
     # They read the last frame into the cache; what follows is the same.
     again = Worlds(backbone, BUILDER, PAD_ID, window_frames)
     window = recent(state, worlds.window_frames(slot))

@@ -183,6 +183,8 @@ class Worlds:
         if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
             raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
         windows = [self._window(world.state, world.first) for world in worlds]
+        for world, window in zip(worlds, windows, strict=True):
+            world.read = min(world.read, window.block)  # asked again, it has read its last frame already
         self._catch_up(worlds, windows)
         hidden = self._read(self._passage(worlds, windows, [len(window.ids) for window in windows]))
         stops = self._tensor([len(window.ids) - world.read for world, window in zip(worlds, windows, strict=True)])
