@@ -18,7 +18,7 @@ SETTINGS = (
     "{sequence: interaction, objective: frames, frames: 3}, "
     "{sequence: interaction, objective: actions, frames: 4}, "
     "{sequence: image_to_text, objective: caption}]",
-    "evaluation.rollout_frames=2",
+    "evaluation.horizons=[1, 2, 64]",
     "evaluation.branch_states=2",
 )
 
