@@ -13,7 +13,7 @@ from data_pipelines.sources.recording import world_of
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes, ratio
-from unimodel.evaluation.table import Estimate, Row
+from unimodel.evaluation.table import Row, rounded
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import roll_out
@@ -137,13 +137,13 @@ def _by_class_count(right: np.ndarray, tried: np.ndarray) -> list[dict[str, Any]
     groups = []
     for classes in np.unique(tried).tolist():
         here = tried == classes
-        accuracy: Estimate = over_episodes(ratio, right[here], tried[here])
+        accuracy = over_episodes(ratio, right[here], tried[here])
         groups.append(
             {
                 "classes": classes,
                 "states": int(here.sum()),
                 "accuracy": round(accuracy.value, 4),
-                "interval": None if accuracy.interval is None else [round(end, 4) for end in accuracy.interval],
+                "interval": None if accuracy.interval is None else [rounded(end) for end in accuracy.interval],
                 "chance": round(1 / classes, 4),
                 "halfway": round((1 + 1 / classes) / 2, 4),
             }

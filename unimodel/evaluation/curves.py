@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from unimodel.evaluation.table import Estimate
+from unimodel.evaluation.table import Estimate, rounded
 
 MODEL = "model"
 
@@ -33,15 +32,10 @@ class Curve:
         lines = [
             {
                 "name": line.name,
-                "values": [_number(one.value) for one in line.estimates],
-                "low": [_number(one.low) for one in line.estimates],
-                "high": [_number(one.high) for one in line.estimates],
+                "values": [rounded(one.value) for one in line.estimates],
+                "low": [rounded(one.low) for one in line.estimates],
+                "high": [rounded(one.high) for one in line.estimates],
             }
             for line in self.lines
         ]
         return {"title": self.title, "unit": self.unit, "steps": self.steps, "samples": self.samples, "lines": lines}
-
-
-def _number(value: float) -> float | None:
-    """JSON has no nan and no infinity."""
-    return round(value, 4) if math.isfinite(value) else None

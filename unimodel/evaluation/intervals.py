@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,7 +31,8 @@ def over_episodes(statistic: Statistic, *units: np.ndarray) -> Estimate:
 
 def each_over_episodes(statistic: Statistic, *units: np.ndarray) -> list[Estimate]:
     """The same of a statistic that gives several figures [figures, ...] at once."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # an interval that is not there is nan
         values = statistic(*units, axis=-1)
         if len(units[0]) < 2:
             return [Estimate(float(value)) for value in values]

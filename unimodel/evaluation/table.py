@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+UNBOUNDED = math.inf
+"""The PSNR of frames that are exactly right. JSON has no such number and gets null."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -54,10 +57,10 @@ class Row:
         return {
             "metric": self.metric,
             "stage": self.stage,
-            "model": round(self.model, 4),
-            "interval": None if self.interval is None else [round(end, 4) for end in self.interval],
-            "baseline": None if self.baseline is None else round(self.baseline, 4),
-            "ceiling": None if self.ceiling is None else round(self.ceiling, 4),
+            "model": rounded(self.model),
+            "interval": None if self.interval is None else [rounded(end) for end in self.interval],
+            "baseline": rounded(self.baseline),
+            "ceiling": rounded(self.ceiling),
             "better": self.better,
             "unit": self.unit,
             "baseline_name": self.baseline_name,
@@ -65,6 +68,11 @@ class Row:
             "higher_is_better": self.higher_is_better,
             "samples": self.samples,
         }
+
+
+def rounded(value: float | None) -> float | None:
+    """To four places; None for what JSON cannot hold."""
+    return round(value, 4) if value is not None and math.isfinite(value) else None
 
 
 def table_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
@@ -78,9 +86,13 @@ def table_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str, str, str, st
             baseline += f", required {row['required']:g}"
         if row.get("ceiling") is not None:
             baseline += f", ceiling {row['ceiling']:.3f}"
-        model = f"{row['model']:.3f} {row['unit']}".strip()
+        model = f"{_text(row['model'])} {row['unit']}".strip()
         if row.get("interval"):
-            model += " [{:.3f}, {:.3f}]".format(*row["interval"])
+            model += f" [{', '.join(map(_text, row['interval']))}]"
         better = {True: "yes", False: "NO", None: ""}[row["better"]]
         lines.append((row["metric"], row["stage"], model, baseline, better))
     return lines
+
+
+def _text(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.3f}"
