@@ -84,7 +84,7 @@ def test_everything_but_the_table_is_in_the_evaluation(evaluated: TinyRun) -> No
     details = {row["metric"] for row in found["details"]}
     assert {
         "next frame SSIM, 1 step",
-        "counterfactual action accuracy, way from chance to 1",
+        "counterfactual actions, way from chance to 1",
         "inverse dynamics accuracy, own frames",
         "bits per frame",
         "drift of PSNR per frame, dB",

@@ -57,6 +57,7 @@ def test_every_horizon_rests_on_the_episodes_that_reach_it() -> None:
         "next frame PSNR, 4 steps": 3,
         "next frame PSNR, 9 steps": 1,
     }
+    # One of four episodes is more than a tenth.
     assert quality.steps == list(range(1, 10)) and quality.samples == [4, 4, 3, 3, 3, 1, 1, 1, 1]
     assert likeness.steps == [1, 4, 9] and changed.steps == quality.steps
     assert _by_name(rows)["next frame PSNR, 9 steps"].interval is None, "a single episode"

@@ -106,7 +106,7 @@ def evaluate_branches(branched: Sequence[Branched], stage: str) -> tuple[list[Ro
     name, questions = "counterfactual action accuracy", int(tried.sum())
     row = Row(name, stage, accuracy.value, chance, "chance", questions, interval=accuracy.interval)
     normalised = Row(
-        f"{name}, way from chance to 1",
+        "counterfactual actions, way from chance to 1",
         stage,
         way.value,
         0.0,

@@ -47,8 +47,9 @@ def evaluate_drift(rollouts: Sequence[Rollout], tokenizer: ImageTokenizer, stage
 
     Feature distance: the Frechet distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) (Heusel et al. 2017, arXiv
     1706.08500, eq. 6) of the model's and the real frames of a chunk of steps, in features of the run's own frozen image
-    tokenizer: nothing is downloaded, and figures of different tokenizers cannot be compared. Chunks have 16 frames, or
-    there are four where rollouts are shorter than 64. Beside it stand the frozen world and what the tokenizer loses.
+    tokenizer: nothing is downloaded, and figures of different tokenizers cannot be compared. Chunks have 16
+    frames, or a quarter of the steps where these are fewer than 64. Beside it stand the frozen world and what the
+    tokenizer loses.
     """
     steps = sorted((rollout.steps for rollout in rollouts), reverse=True)[(len(rollouts) - 1) // 2]
     some = [rollout for rollout in rollouts if rollout.steps >= steps]
@@ -150,7 +151,7 @@ def _distance_row(curve: Curve, at: int, start: int, frames: int, stage: str) ->
 
 
 def _quality_slopes(rollouts: Sequence[Rollout], steps: int, stage: str) -> list[Row]:
-    """By how much PSNR and token accuracy change per frame."""
+    """By how much PSNR and the share of right tokens change per frame."""
     real = [rollout.real.pictures[:steps] for rollout in rollouts]
     errors = np.stack([squared_errors(r.made.pictures[:steps], x) for r, x in zip(rollouts, real, strict=True)])
     copies = np.stack([squared_errors(r.given.pictures[None], x) for r, x in zip(rollouts, real, strict=True)])
@@ -167,7 +168,7 @@ def _quality_slopes(rollouts: Sequence[Rollout], steps: int, stage: str) -> list
     rows = []
     for name, made, copied in (
         ("PSNR per frame, dB", quality(errors), quality(copies)),
-        ("token accuracy per frame", accuracy(same), accuracy(kept)),
+        ("right tokens per frame", accuracy(same), accuracy(kept)),
     ):
         estimate = over_episodes(made, everyone)
         about = f"least squares over steps 1 to {steps}; copying: {float(copied(everyone)):.4f}"

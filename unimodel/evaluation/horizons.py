@@ -24,6 +24,8 @@ from unimodel.evaluation.table import Estimate, Row
 COPY = "copy the last frame"
 CEILING = "real frame through the tokenizer"
 CONSTANT = "best constant (copying scores 0)"
+ENOUGH = 10
+"""Curves end where fewer than one in so many episodes go on."""
 
 Compare = Callable[[np.ndarray, np.ndarray], Estimate]
 """Pictures beside the real ones, uint8 [episodes, height, width, 3]."""
@@ -33,9 +35,10 @@ def evaluate_horizons(
     rollouts: Sequence[Rollout], horizons: Sequence[int], stage: str
 ) -> tuple[list[Row], list[Row], list[Curve]]:
     """Rows of the table (accuracy and PSNR) and of the details (SSIM) at every horizon that some rollout reaches, and
-    curves over all steps up to the last of them (SSIM takes milliseconds a frame: at the horizons alone)."""
+    curves over all steps that a tenth of them reaches (SSIM takes milliseconds a frame: at the horizons alone)."""
     reached = sorted({steps for steps in horizons if any(rollout.steps >= steps for rollout in rollouts)})
-    every = range(1, reached[-1] + 1)
+    lengths = sorted((rollout.steps for rollout in rollouts), reverse=True)
+    every = range(1, max(reached[-1], lengths[len(lengths) // ENOUGH]) + 1)
     quality = _picture_curve("PSNR", "dB", rollouts, every, compare_psnr)
     likeness = _picture_curve("SSIM", "", rollouts, reached, compare_ssim)
     changed, questions = changed_curve(rollouts, every)

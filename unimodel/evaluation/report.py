@@ -204,7 +204,7 @@ def _table_row(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "model_text": _figure(row, row["model"]),
-        "interval_text": " to ".join(_figure(row, end) for end in interval) if interval else "",
+        "interval_text": " to ".join(_number(row, end) for end in interval) if interval else "",
         "baseline_text": "" if row["baseline"] is None else _figure(row, row["baseline"]),
         "ceiling_text": "" if row.get("ceiling") is None else _figure(row, row["ceiling"]),
         "lower_is_better": lower_is_better and row["better"] is not None,
@@ -212,11 +212,16 @@ def _table_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _figure(row: dict[str, Any], value: float | None) -> str:
-    """A figure with its unit: shares as percent."""
+    """A figure with its unit."""
+    return f"{_number(row, value)} {row['unit']}".strip()
+
+
+def _number(row: dict[str, Any], value: float | None) -> str:
+    """A figure without its unit: shares as percent."""
     if value is None:
         return "unbounded"
     if row["unit"]:
-        return f"{value:.2f} {row['unit']}"
+        return f"{value:.2f}"
     return f"{value:.1%}" if "accuracy" in row["metric"] else f"{value:.3f}"
 
 

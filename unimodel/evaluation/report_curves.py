@@ -15,6 +15,7 @@ from unimodel.evaluation.report_plots import HEIGHT_INCHES, STYLE, WIDTH_INCHES,
 
 COLOURS = ("#2f7ed8", "#c0702c", "#2aa198")
 """Model, baseline, ceiling."""
+QUARTERS = [0, 0.25, 0.5, 0.75, 1]
 SHARES = ("Changed token accuracy",)
 """Titles of curves whose figures are shares of 1."""
 MARKED_POINTS = 6
@@ -42,6 +43,7 @@ def curve_chart(curve: dict[str, Any]) -> Chart:
         axes.margins(x=0.02)
         if curve["title"] in SHARES:
             axes.set_ylim(0, 1.03)
+            axes.set_yticks(QUARTERS)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         elif curve["title"] == "Feature distance":
             axes.set_ylim(bottom=0)
@@ -71,7 +73,7 @@ def reliability_chart(reliability: dict[str, list[dict[str, Any]]]) -> Chart:
         axes.set_ylim(-0.05, 1.05)
         axes.set_xlabel("probability of the end that the model told")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(4))
+            axis.set_ticks(QUARTERS)
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         svg = inline_svg(figure)
     return Chart("How often the end came", svg, tuple(series), f"Ends of episodes, {'; '.join(said)}.")
