@@ -151,10 +151,10 @@ def summary_command(
 
     for part in ("rows", "details") if details else ("rows",):
         table = Table("metric", Column("stage", overflow="fold"), "model [95%]", "baseline", "better?")
-        lines = lines_over_runs(runs, part) if len(runs) > 1 else table_lines(read_evaluation(runs[0])[part])
-        for line in lines:
+        for line in lines_over_runs(runs, part) if len(runs) > 1 else table_lines(read_evaluation(runs[0])[part]):
             table.add_row(*line)
-        console.print(table)
+        if table.rows:
+            console.print(table)
     if len(runs) == 1:
         folder = RunFolder(runs[0])
         for path in (folder.summary, folder.report, folder.path / "export"):

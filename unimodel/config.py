@@ -8,7 +8,7 @@ run, in every checkpoint and in every export, and is enough to rebuild all of th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_validator
 
@@ -291,18 +291,8 @@ class EvaluationConfig(Settings):
     """States of the counterfactual action test, each with every action."""
     sampling_steps: PositiveInt = 4
     """Refinement passes per generated frame."""
-    # Not strict: the validator below turns what was JSON into Python, where a list is no tuple.
-    horizons: Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)] = (1, 4, 8, 16, 64)
+    horizons: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4, 8, 16, 64)
     """After how many steps of its own frames the model is judged, as far as held-out episodes go on."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_older_files(cls, values: Any) -> Any:
-        """Runs were stored with `rollout_frames: 8` where horizons 1 and 8 were meant."""
-        if not isinstance(values, dict) or "rollout_frames" not in values:
-            return values
-        kept = {key: value for key, value in values.items() if key != "rollout_frames"}
-        return {"horizons": [1, values["rollout_frames"]], **kept}
 
 
 class SourceConfig(Settings):

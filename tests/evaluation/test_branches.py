@@ -6,13 +6,13 @@ Run: pytest tests/evaluation/test_branches.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from toy_rollouts import COLOURS, SIDE, paint
 
-from data_pipelines.sources.minigrid import record_episode
+from data_pipelines.sources.play import Rules, play_episodes
+from data_pipelines.sources.policies import load_players, scripted_policy
 from unimodel.evaluation.actions_read import action_following, action_rows, count_right
 from unimodel.evaluation.branches import Branched, Branching, branching_state, evaluate_branches
 from unimodel.tokenizers.unified import TokenisedEpisode
@@ -76,8 +76,8 @@ def test_halfway_is_between_chance_and_one() -> None:
 
 
 def test_a_state_has_the_real_outcomes_and_tries_one_action_of_each() -> None:
-    settings: dict[str, Any] = {"max_steps": 12, "random_action_fraction": 0.9, "image_size": 64}
-    recorded = (record_episode("BabyAI-GoToLocalS8N3-v0", seed, **settings) for seed in range(100, 120))
+    players = load_players([{"kind": "bot", "random_action_fraction": 0.9}], scripted_policy)
+    recorded = play_episodes("BabyAI-GoToLocalS8N3-v0", range(100, 120), players, Rules(12, 64))
     episode = next(one for one in recorded if one.num_steps >= 8)
     codes = np.arange(len(episode.frames))[:, None, None]
     silence = np.zeros((len(codes), 0), dtype=np.int64)

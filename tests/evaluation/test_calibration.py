@@ -63,10 +63,11 @@ def test_outcomes_that_nobody_told_or_that_never_vary_ask_nothing() -> None:
     assert evaluate_calibration([same, same], "real", "stage") == []
 
 
-def test_after_real_frames_it_is_what_the_live_world_expects() -> None:
+@pytest.mark.parametrize("sink", [False, True])
+def test_after_real_frames_it_is_what_the_live_world_expects(sink: bool) -> None:
     frames, backbone = 3, tiny_backbone()
     episodes = [toy_episode(seed, steps=steps) for seed, steps in enumerate((5, 1, 2))]
-    stages = {"play": SimpleNamespace(skills={"interaction": frames})}
+    stages = {"play": SimpleNamespace(world=SimpleNamespace(frames=frames, sink=sink))}
     loaded: Any = SimpleNamespace(
         stage="play",
         config=SimpleNamespace(stages=stages),
@@ -75,14 +76,12 @@ def test_after_real_frames_it_is_what_the_live_world_expects() -> None:
     )
     pairs = pair_after_real_frames(loaded, episodes)
     assert [len(expected.over) for expected, _ in pairs] == [5, 1, 2]
-    worlds = Worlds(backbone, BUILDER, PAD_ID, window_frames=16)
     for episode, (expected, happened) in zip(episodes, pairs, strict=True):
         assert happened.over is episode.done and happened.rewards is episode.rewards
         for step in range(len(episode.actions)):
-            first = step - step % (frames - 1)  # where the window begins that this step was asked in
-            past = WorldState(episode.mission, episode.frames[first : step + 2], episode.actions[first : step + 1])
-            slot = worlds.open(past)
+            read = 2 + step % (frames - 1)  # frames of the window that this step was asked in, up to its own
+            worlds = Worlds(backbone, BUILDER, PAD_ID, window_frames=read + 1, has_sink=sink)
+            slot = worlds.open(WorldState(episode.mission, episode.frames[: step + 2], episode.actions[: step + 1]))
             outcome = worlds.outcomes([slot])
-            worlds.close(slot)
             assert expected.over[step] == pytest.approx(outcome.over[0], abs=1e-5)
             assert expected.rewards[step] == pytest.approx(outcome.rewards[0], abs=1e-4)

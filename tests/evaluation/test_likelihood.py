@@ -64,7 +64,8 @@ class World(nn.Module):
 
 def _loaded(model: nn.Module) -> Any:
     bundle = SimpleNamespace(builder=BUILDER, vocabulary=VOCABULARY, pad_id=PAD_ID)
-    config = SimpleNamespace(stages={"play": SimpleNamespace(skills={"interaction": FRAMES})})
+    stage = SimpleNamespace(world=SimpleNamespace(frames=FRAMES, sink=False), mixture=())
+    config = SimpleNamespace(stages={"play": stage})
     return SimpleNamespace(stage="play", bundle=bundle, config=config, backbone=model)
 
 

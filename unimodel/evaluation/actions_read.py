@@ -65,11 +65,13 @@ def action_following(made: np.ndarray, real: np.ndarray, tried: np.ndarray, axis
 def read_actions(loaded: LoadedRun, branched: Sequence[Branched], frames: Sequence[np.ndarray]) -> list[np.ndarray]:
     """int [classes] for every state: the likeliest of its actions, from the state and each of `frames` [classes, rows,
     columns]."""
-    builder, vocabulary = loaded.bundle.builder, loaded.bundle.vocabulary
+    stage, vocabulary = loaded.config.stages[loaded.stage], loaded.bundle.vocabulary
+    has_sink = any(e.sink for e in stage.mixture if stage.objectives[e.objective].kind == "inverse_dynamics")
     asked = []
     for one, codes in zip(branched, frames, strict=True):
         for frame in codes:
-            sequence = window(builder, _last_step(one.state.world, frame), 0, 2)
+            episode, last = _stepped(one.state.world, frame), len(one.state.world.frames) - 1
+            sequence = window(loaded.bundle.builder, episode, last, 2, has_sink=has_sink)
             asked.append(ask(sequence, sequence.modality() == Modality.ACTION, vocabulary))
     first = vocabulary.range_of(Modality.ACTION).start
     logits = predict(loaded, asked)
@@ -89,9 +91,11 @@ def count_right(branched: Sequence[Branched], answers: Sequence[np.ndarray]) -> 
     )
 
 
-def _last_step(world: WorldState, frame: np.ndarray) -> TokenisedEpisode:
-    """The world's last frame, an action (which will be hidden), and the frame that it led to."""
-    frames = np.stack([world.frames[-1], frame])
-    nothing = np.zeros(1)
-    silence, actions = np.zeros((2, 0), dtype=np.int64), np.zeros(1, dtype=np.int64)
-    return TokenisedEpisode("step", frames, silence, actions, nothing, nothing > 0, world.mission, ())
+def _stepped(world: WorldState, frame: np.ndarray) -> TokenisedEpisode:
+    """The world with one more frame, after some action: which one will be hidden."""
+    after = world.stepped(0, frame)
+    nothing = np.zeros(len(after.actions))
+    silence = np.zeros((len(after.frames), 0), dtype=np.int64)
+    return TokenisedEpisode(
+        "step", after.frames, silence, after.actions, nothing, nothing > 0, world.mission, (), world.events
+    )

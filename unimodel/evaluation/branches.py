@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.recording import world_of
+from data_pipelines.sources.families import branch_frames
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes, ratio
@@ -60,12 +60,11 @@ def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int)
     """A state of the episode, drawn by its key. Raises ValueError when its environment cannot be brought there."""
     rng = keyed_generator("evaluate branches", episode.key)
     at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
-    frames = world_of(episode.environment).branch_frames(
-        episode.environment, episode.seed, episode.actions[:at].tolist(), image_size
-    )
+    before = episode.actions[:at].tolist()
+    frames = branch_frames(episode.environment, episode.seed, before, image_size, episode.events)
     classes = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)[1].ravel()
     tried = [int(rng.choice(np.flatnonzero(classes == kind))) for kind in range(classes.max() + 1)]
-    world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at])
+    world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)
     return Branching(at, world, frames, classes, np.array(tried))
 
 

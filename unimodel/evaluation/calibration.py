@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from unimodel.evaluation.intervals import over_episodes, ratio
-from unimodel.evaluation.predictions import OUTCOMES, ask, predict, window
+from unimodel.evaluation.predictions import ask, predict, window, world_entry
 from unimodel.evaluation.rollouts import Outcomes, Rollout
 from unimodel.evaluation.table import Estimate, Row
 from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Modality
+from unimodel.world.worlds import OUTCOMES
 
 BINS = 10
 Pair = tuple[Outcomes, Outcomes]
@@ -33,11 +34,11 @@ def pair_after_real_frames(loaded: LoadedRun, episodes: Sequence[TokenisedEpisod
     Windows as the model was trained on follow each other and share a frame; in each, all outcomes are hidden and asked
     for at once. That is what `Worlds.outcomes` gives after the same frames, for half of its tokens.
     """
-    frames = loaded.config.stages[loaded.stage].skills["interaction"]
+    entry = world_entry(loaded)
     vocabulary, asked, owners, kinds = loaded.bundle.vocabulary, [], [], []
     for number, episode in enumerate(episodes):
-        for start in range(0, episode.num_frames - 1, frames - 1):
-            sequence = window(loaded.bundle.builder, episode, start, frames)
+        for start in range(0, episode.num_frames - 1, entry.frames - 1):
+            sequence = window(loaded.bundle.builder, episode, start, entry.frames, has_sink=entry.sink)
             outcomes = np.isin(sequence.modality(), OUTCOMES)
             asked.append(ask(sequence, outcomes, vocabulary))
             owners.append(number)

@@ -14,7 +14,7 @@ from data_pipelines.stream.randomness import keyed_generator
 from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes
-from unimodel.evaluation.predictions import ask, image_nats, window
+from unimodel.evaluation.predictions import ask, image_nats, window, world_entry
 from unimodel.evaluation.table import Row
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Vocabulary
@@ -45,7 +45,8 @@ def measure_likelihoods(loaded: LoadedRun, held_out: HeldOut) -> Likelihoods:
     The frame is the last of a window as the model was trained on, drawn by the episode's key. Only the action that led
     to it is exchanged, with the next episode's, so that the past stays one that could have been.
     """
-    frames = loaded.config.stages[loaded.stage].skills["interaction"]
+    entry = world_entry(loaded)
+    frames = entry.frames
     chosen = [(real, e) for real, e in zip(held_out.episodes, held_out.tokens, strict=True) if e.num_frames > 1]
     rngs = [keyed_generator("evaluate likelihood", episode.key) for _, episode in chosen]
     last = [_last_frame(e.num_frames, frames, rng) for (_, e), rng in zip(chosen, rngs, strict=True)]
@@ -58,7 +59,7 @@ def measure_likelihoods(loaded: LoadedRun, held_out: HeldOut) -> Likelihoods:
         count = max(1, round((number + 0.5) / len(chosen) * size))
         masks = [np.sort(rng.permutation(size)[:hidden]) for hidden in (count, size + 1 - count)]
         windows = [
-            window(loaded.bundle.builder, replace(episode, actions=actions), first, at - first + 1)
+            window(loaded.bundle.builder, replace(episode, actions=actions), first, at - first + 1, has_sink=entry.sink)
             for actions in (episode.actions, exchanged)
         ]
         bounds.append([hide_last(whole, places, loaded.bundle.vocabulary) for whole in windows for places in masks])

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from unimodel.batch import NO_TARGET, CorruptedSequence, TokenSequence
+from unimodel.config import MixtureEntry
 from unimodel.sampling.fill import hide, predict_hidden, read_only
 from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Modality, Vocabulary
+from unimodel.world.worlds import OUTCOMES
 
 ROWS_AT_ONCE = 32
-OUTCOMES = (Modality.REWARD, Modality.DONE)
 
 
 def predict(loaded: LoadedRun, asked: Sequence[CorruptedSequence]) -> Iterator[torch.Tensor]:
@@ -44,10 +45,19 @@ def best_ids(logits: torch.Tensor, modality: np.ndarray, vocabulary: Vocabulary)
     return best
 
 
-def window(builder: SequenceBuilder, episode: TokenisedEpisode, start: int, frames: int) -> TokenSequence:
+def window(
+    builder: SequenceBuilder, episode: TokenisedEpisode, start: int, frames: int, *, has_sink: bool
+) -> TokenSequence:
     """Up to `frames` frames from `start` on, laid out as the live world lays them out: without sound."""
     silence = np.zeros((episode.num_frames, 0), dtype=np.int64)
-    return builder.interaction(replace(episode, audio=silence), start, frames)
+    return builder.interaction(replace(episode, audio=silence), start, frames, has_sink=has_sink)
+
+
+def world_entry(loaded: LoadedRun) -> MixtureEntry:
+    """What the stage was taught to step worlds with: the frames of its windows, and whether they have a sink."""
+    entry = loaded.config.stages[loaded.stage].world
+    assert entry is not None, f"stage {loaded.stage} was not trained on interaction"
+    return entry
 
 
 def ask(sequence: TokenSequence, hidden: np.ndarray, vocabulary: Vocabulary) -> CorruptedSequence:

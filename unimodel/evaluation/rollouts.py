@@ -98,8 +98,9 @@ def roll_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Rollout]:
 
 
 def start_of(episode: TokenisedEpisode) -> WorldState:
-    """The world after the frames that rollouts start from."""
-    return WorldState(episode.mission, episode.frames[:CONTEXT_FRAMES], episode.actions[: CONTEXT_FRAMES - 1])
+    """The world after the frames that rollouts start from; what will happen to it by a text is known."""
+    frames, actions = episode.frames[:CONTEXT_FRAMES], episode.actions[: CONTEXT_FRAMES - 1]
+    return WorldState(episode.mission, frames, actions, episode.events)
 
 
 def actions_from_start(episode: TokenisedEpisode, most: int) -> np.ndarray:
