@@ -168,3 +168,9 @@ def test_other_actions_cost_a_model_that_obeys() -> None:
     assert all(row.better and row.samples == 4 for row in rows)
     assert rows[1].model > rows[0].model, "the longer, the further away"
     assert psnr_gain(np.array([1.0, 1.0]), np.array([10.0, 190.0])) == pytest.approx(20.0)
+
+
+def test_only_steps_that_both_have_are_compared() -> None:
+    short = toy_rollout(0, 2, perfect)
+    (row,) = evaluate_other_actions([short], {short.key: toy_rollout(0, 4, frozen).made.pictures}, "stage")
+    assert row.metric == "delta-PSNR, 1 step" and row.samples == 1

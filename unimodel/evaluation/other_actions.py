@@ -21,9 +21,10 @@ MOST_EPISODES = 50
 
 def roll_other_actions(loaded: LoadedRun, held_out: HeldOut) -> dict[str, np.ndarray]:
     """Episode key -> uint8 [4, height, width, 3]: its rollout when at every step another action is taken, drawn evenly
-    from those that were not. The first 50 episodes that go on for 4 steps (or the longest, where none does)."""
+    from those that were not. Of the first 50 episodes that go on for 4 steps; fewer steps where none goes on so long or
+    `evaluation.horizons` end before."""
     longest = max(episode.num_frames for episode in held_out.tokens) - CONTEXT_FRAMES
-    steps = min(DELTA_STEPS[-1], longest)
+    steps = min(DELTA_STEPS[-1], longest, max(loaded.config.evaluation.horizons))
     chosen = [
         (real, tokens)
         for real, tokens in zip(held_out.episodes, held_out.tokens, strict=True)
@@ -48,7 +49,7 @@ def evaluate_other_actions(rollouts: Sequence[Rollout], others: dict[str, np.nda
     rows = []
     both = [(rollout, others[rollout.key]) for rollout in rollouts if rollout.key in others]
     for steps in DELTA_STEPS:
-        some = [(rollout, other) for rollout, other in both if len(other) >= steps]
+        some = [(rollout, other) for rollout, other in both if min(len(other), rollout.steps) >= steps]
         if not some:
             continue
         real = np.stack([rollout.real.pictures[steps - 1] for rollout, _ in some])
