@@ -108,6 +108,35 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
     return np.stack(branches)
 
 
+class OpenEnvironment:
+    """An environment that is being played (`recording.OpenWorld`)."""
+
+    def __init__(self, env: gymnasium.Env, observation: Any, image_size: int) -> None:
+        self._env, self._image_size = env, image_size
+        self._frame = _frame(env, observation, image_size)
+
+    def frame(self) -> np.ndarray:
+        """uint8 [size, size, 3]: what is to be seen now."""
+        return self._frame
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool]:
+        """(next frame, reward, whether the episode is over)."""
+        observation, reward, terminated, truncated, _ = self._env.step(action)
+        self._frame = _frame(self._env, observation, self._image_size)
+        return self._frame, float(reward), terminated or truncated
+
+    def close(self) -> None:
+        """Ends it."""
+        self._env.close()
+
+
+def open_world(environment: str, seed: int, image_size: int) -> OpenEnvironment:
+    """The environment, where the episode of `seed` begins. Raises ValueError as `check_settings` does."""
+    env = _make(environment)
+    observation, _ = env.reset(seed=seed)
+    return OpenEnvironment(env, observation, image_size)
+
+
 def _require_random(environment: str, random_action_fraction: float) -> None:
     if random_action_fraction < 1.0:
         raise ValueError(

@@ -109,6 +109,35 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
     return np.stack(branches)
 
 
+class OpenGame:
+    """A game that is being played (`recording.OpenWorld`)."""
+
+    def __init__(self, env: gymnasium.Env, observation: dict[str, np.ndarray], image_size: int) -> None:
+        self._env, self._image_size = env, image_size
+        self._frame = _scaled(observation["image"], image_size)
+
+    def frame(self) -> np.ndarray:
+        """uint8 [size, size, 3]: what is to be seen now."""
+        return self._frame
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool]:
+        """(next frame, reward, whether the game is over)."""
+        observation, _, reward, over = _step(self._env, action)
+        self._frame = _scaled(observation["image"], self._image_size)
+        return self._frame, reward, over
+
+    def close(self) -> None:
+        """Ends it."""
+        self._env.close()
+
+
+def open_world(environment: str, seed: int, image_size: int) -> OpenGame:
+    """The game, where the episode of `seed` begins. Raises ValueError for an unknown game."""
+    env = _make(environment)
+    observation, *_ = _opening(env, seed, keyed_generator("episode", environment, seed))
+    return OpenGame(env, observation, image_size)
+
+
 def _num_actions(env: gymnasium.Env) -> int:
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     return int(env.action_space.n)

@@ -115,6 +115,33 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
     return np.stack(branches)
 
 
+class OpenLevel:
+    """A level that is being played (`recording.OpenWorld`)."""
+
+    def __init__(self, env: MiniGridEnv, tile_size: int) -> None:
+        self._env, self._tile_size = env, tile_size
+
+    def frame(self) -> np.ndarray:
+        """uint8 [size, size, 3]: what is to be seen now."""
+        return _frame(self._env, self._tile_size)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool]:
+        """(next frame, reward, whether the episode is over)."""
+        _, reward, terminated, truncated, _ = self._env.step(action)
+        return self.frame(), float(reward), terminated or truncated
+
+    def close(self) -> None:
+        """Ends it."""
+        self._env.close()
+
+
+def open_world(environment: str, seed: int, image_size: int) -> OpenLevel:
+    """The level of `seed`, where its episode begins. Raises ValueError as `make_environment` does."""
+    env = make_environment(environment, image_size)
+    _reset(env, seed)
+    return OpenLevel(env, image_size // env.width)
+
+
 def make_environment(environment: str, image_size: int) -> MiniGridEnv:
     """The environment, without wrappers. Raises ValueError for an unknown or unsuitable id, or an image size that its
     grid does not fit exactly."""

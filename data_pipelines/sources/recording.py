@@ -39,6 +39,16 @@ SPLIT_SEEDS = {
 """Environment seeds of a run with seed s, less s * 10 million: no two splits and no two runs share an episode."""
 
 
+class OpenWorld(Protocol):
+    """An environment that somebody plays, one action at a time, from where the episode of its seed begins."""
+
+    def frame(self) -> np.ndarray: ...
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool]: ...
+
+    def close(self) -> None: ...
+
+
 class World(Protocol):
     """A module that plays environments of one family."""
 
@@ -51,6 +61,8 @@ class World(Protocol):
     ) -> Episode: ...
 
     def branch_frames(self, environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray: ...
+
+    def open_world(self, environment: str, seed: int, image_size: int) -> OpenWorld: ...
 
 
 def world_of(environment: str) -> World:

@@ -1,0 +1,156 @@
+"""Worlds that a trained checkpoint dreams, each in a slot of its own; those that are due step together.
+
+This is all that playing asks of a model. A dream is a function of its start, its actions and the number of passes of
+every step: whoever opens the same past again goes on from the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.stream.randomness import keyed_generator
+from unimodel.run_folder import RunFolder
+from unimodel.sampling.fill import FillSettings
+from unimodel.sampling.frames import FrameSampler, WorldState
+from unimodel.tokenizers.text import encode_text
+from unimodel.tokenizers.unified import EpisodeShape, sequence_length
+from unimodel.training.loaded_run import LoadedRun
+
+OUTCOME_TOKENS = 2
+MAX_TEXT_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Which weights dream."""
+
+    run: str
+    stage: str
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.run}, {self.stage}, step {self.step:,}"
+
+
+class Dream:
+    """The worlds of one checkpoint, with pictures of `size`, (height, width) in pixels. One thread at a time.
+
+    Raises ValueError for pictures that its image tokenizer cannot read.
+    """
+
+    def __init__(self, loaded: LoadedRun, size: tuple[int, int]) -> None:
+        stage, patch = loaded.config.stages[loaded.stage], loaded.bundle.image.config.patch_pixels
+        if size[0] % patch or size[1] % patch:
+            raise ValueError(
+                f"{loaded.run.path} reads patches of {patch} pixels: {size[0]}x{size[1]} has no whole number"
+            )
+        self._grid = size[0] // patch, size[1] // patch
+        self._loaded, self._window, self._row_tokens = loaded, stage.skills["interaction"], stage.batch.row_tokens
+        self._samplers: dict[int, FrameSampler] = {}
+        self._worlds: dict[int, WorldState] = {}
+        self._opened = 0
+
+    @property
+    def run(self) -> RunFolder:
+        """Where the checkpoint lies."""
+        return self._loaded.run
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Which one."""
+        return Checkpoint(str(self._loaded.run.path), self._loaded.stage, self._loaded.step)
+
+    @property
+    def num_actions(self) -> int:
+        """Actions that it knows."""
+        return self._loaded.bundle.vocabulary.action_size
+
+    def start(self, frame: np.ndarray) -> np.ndarray:
+        """Codes [rows, columns] of a picture uint8 [height, width, 3]."""
+        return self._loaded.bundle.image.encode(frame[None])[0]
+
+    def read(self, text: str) -> np.ndarray:
+        """The ids of a text."""
+        return encode_text(self._loaded.bundle.text, text)
+
+    def check_text(self, text: str) -> None:
+        """Raises ValueError for what a world cannot be told: nothing, too much, and the tokenizer's own marks."""
+        ids, most = self.read(text), self.text_tokens
+        if not 0 < len(ids) <= most:
+            raise ValueError(f"the text has {len(ids)} tokens; this model takes 1 to {most}")
+        if np.isin(ids, self._loaded.bundle.text.all_special_ids).any():
+            raise ValueError("the text has a mark of the tokenizer in it, such as <|eos|>: leave it out")
+
+    @property
+    def text_tokens(self) -> int:
+        """Most tokens of a text: it must fit into a row beside a window of frames."""
+        shape = EpisodeShape(self._window, *self._grid, 0, OUTCOME_TOKENS, 0, [0])
+        return min(MAX_TEXT_TOKENS, self._row_tokens - sequence_length("interaction", shape, 0, self._window))
+
+    def open(self, past: WorldState) -> int:
+        """A slot for a world with this past."""
+        self._opened += 1
+        self._worlds[self._opened] = past
+        return self._opened
+
+    def step(self, slots: Sequence[int], actions: Sequence[int], passes: int) -> np.ndarray:
+        """Codes int [slots, rows, columns] of the next frame of each, after `passes` refinement passes.
+
+        Raises ValueError for an action that the model does not know; no world has moved then.
+        """
+        worlds = [self._worlds[slot] for slot in slots]
+        # The likeliest codes are taken: the generator is asked for nothing.
+        stepped = self._sampler(passes).step(worlds, actions, keyed_generator("play"))
+        self._worlds.update(zip(slots, stepped, strict=True))
+        return np.stack([world.frames[-1] for world in stepped])
+
+    def close(self, slot: int) -> None:
+        """Forgets a world."""
+        del self._worlds[slot]
+
+    def pictures(self, codes: np.ndarray) -> np.ndarray:
+        """uint8 [n, height, width, 3] of codes [n, rows, columns]."""
+        return self._loaded.bundle.image.decode(codes)
+
+    def _sampler(self, passes: int) -> FrameSampler:
+        if passes not in self._samplers:
+            bundle = self._loaded.bundle
+            settings = FillSettings(steps=passes)
+            self._samplers[passes] = FrameSampler(
+                self._loaded.backbone, bundle.builder, bundle.pad_id, self._window, settings
+            )
+        return self._samplers[passes]
+
+
+def playable_stage(path: Path, stage: str | None) -> str:
+    """The stage to play: `stage`, or the last finished one that taught next frames. Asking costs no import of torch.
+
+    Raises ValueError when there is none.
+    """
+    from unimodel.training.finished import finished_stages
+
+    run = RunFolder(path)
+    try:
+        config = run.config()
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    if stage is not None and stage not in config.stages:
+        raise ValueError(f"run {path} has no stage '{stage}'; its stages are {', '.join(config.stages)}")
+    teaching = [name for name, part in config.ordered_stages if "interaction" in part.skills]
+    if not teaching or (stage is not None and stage not in teaching):
+        what = "none of its stages" if stage is None else f"not stage '{stage}'"
+        raise ValueError(
+            f"run {path} cannot be played: {what} learns from interaction sequences, as stage 3 does "
+            "(configs/stage3_interactive.yaml)"
+        )
+    finished = finished_stages(run, [stage] if stage is not None else teaching)
+    if not finished:
+        raise ValueError(
+            f"run {path} cannot be played yet: stage '{stage or teaching[0]}' is not finished. "
+            "Run `unimodel train CONFIG` to its end"
+        )
+    return list(finished)[-1]
