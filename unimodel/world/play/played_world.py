@@ -139,4 +139,4 @@ class PlayedWorld:
 def _over(real: Reality) -> str | None:
     if real.over_at is None:
         return None
-    return f"The real episode was over after {real.over_at} steps, with a reward of {real.reward:g}."
+    return f"The real episode was over after {real.over_at} steps, with a reward of {real.reward:.3g}."

@@ -17,30 +17,13 @@ from unimodel.run_folder import RunFolder
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.play.controls import Controls
 from unimodel.world.play.dream import Checkpoint, Dream
-from unimodel.world.play.limits import Limits
 from unimodel.world.play.model_thread import ModelThread
 from unimodel.world.play.pace import Pace
 from unimodel.world.play.protocol import Mode
+from unimodel.world.play.settings import PlaySettings
 
 HELD_OUT_SPLITS = ("validation", "test", "train")
 """Where episodes to start from are looked for, in this order."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlaySettings:
-    """How worlds are played."""
-
-    fps: float = 10.0
-    """Steps a second of a world that moves on its own."""
-    passes: int = 4
-    """Refinement passes of a frame; fewer where the clock leaves no time for them."""
-    limits: Limits = Limits()
-
-    def __post_init__(self) -> None:
-        if not 0.2 <= self.fps <= 60:
-            raise ValueError(f"--fps {self.fps} must lie between 0.2 and 60")
-        if not 1 <= self.passes <= 64:
-            raise ValueError(f"--passes {self.passes} must lie between 1 and 64")
 
 
 class Starts:

@@ -211,7 +211,6 @@ class Recording(_Message):
 
     on: bool
     folder: str | None
-    steps: int
 
 
 class Revealed(_Message):
@@ -270,8 +269,10 @@ class Frame(_Message):
     action: int | None
     pictures: tuple[str, ...]
     psnr: float | None
+    differs: bool
+    """Dream and reality, visibly."""
     differs_at: int | None
-    """The first step at which dream and reality differ visibly."""
+    """The first step at which they did."""
     real_note: str | None
     measured: Measured
 

@@ -37,10 +37,6 @@ class Recorder:
             self._stretches.append(stretch)
         self._begun = step
 
-    def steps(self, now: int) -> int:
-        """Steps kept so far, of which the last led to step `now`."""
-        return sum(len(stretch) - 1 for stretch in self._stretches) + max(0, now - self._begun)
-
     def write(self, folder: Path, names: tuple[str, ...], dreamed_by: Checkpoint) -> int:
         """Writes the stretches as a data folder, which passes `unimodel data verify`; returns its frames, 0 (and writes
         nothing) when no step was taken. Raises OSError when the disk is full."""

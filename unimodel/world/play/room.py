@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from unimodel.world.play.limits import Limits
 from unimodel.world.play.outbox import Outbox
 from unimodel.world.play.playground import Playground
 from unimodel.world.play.protocol import Notice, ServerMessage
 from unimodel.world.play.session import Session
+from unimodel.world.play.settings import Limits
 
 
 class Room:
@@ -17,10 +17,12 @@ class Room:
 
     def __init__(self, key: str, ground: Playground) -> None:
         self.key = key
-        self.session = Session(key, ground, self._show)
+        self.session = Session(ground, self._show)
         self.player: Outbox | None = None
         self._watchers: list[Outbox] = []
         self._clock: asyncio.Task[None] | None = None
+        self.is_closing = False
+        """Nobody comes in any more."""
         self.last_input = self._last_seen = time.monotonic()
 
     async def open(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unimodel.world.play.address import LOOPBACK_NAMES, is_loopback
 from unimodel.world.play.hub import Hub
 from unimodel.world.play.playground import Playground
 
@@ -30,7 +30,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def build_app(ground: Playground, token: str, host: str = "127.0.0.1") -> FastAPI:
@@ -57,17 +56,10 @@ def build_app(ground: Playground, token: str, host: str = "127.0.0.1") -> FastAP
     async def socket(websocket: WebSocket) -> None:
         await hub.serve(websocket)
 
+    app.state.hub = hub
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     app.add_middleware(Door, only_loopback=is_loopback(host))
     return app
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name is of this machine alone."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host in LOOPBACK_NAMES
 
 
 class Door:

@@ -32,9 +32,8 @@ from unimodel.world.play.votes import BlindTrial, vote
 class Session:
     """`show` gets every message for those who look on. Wishes that cannot be granted raise ValueError."""
 
-    def __init__(self, key: str, ground: Playground, show: Callable[[ServerMessage], None]) -> None:
-        self.key = key
-        self._ground, self._show = ground, show
+    def __init__(self, ground: Playground, show: Callable[[ServerMessage], None]) -> None:
+        self.ground, self._show = ground, show
         self._clock = Clock(ground.controls, 1 / ground.settings.fps)
         self._between_steps = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -52,7 +51,7 @@ class Session:
 
     async def begin(self, episode: int = 0) -> None:
         """Opens the world; nothing else may be asked before."""
-        self._world = await PlayedWorld.begin(self._ground, episode, [0], beside_reality=True)
+        self._world = await PlayedWorld.begin(self.ground, episode, [0], beside_reality=True)
 
     async def run(self) -> None:
         """Moves the world, until it is cancelled."""
@@ -83,7 +82,7 @@ class Session:
 
     def press(self, action: int) -> None:
         """A key goes down."""
-        most = len(self._ground.controls.names)
+        most = len(self.ground.controls.names)
         if action >= most:
             raise ValueError(f"there are the actions 0 to {most - 1}, not {action}")
         self._clock.press(action, time.monotonic())
@@ -98,7 +97,7 @@ class Session:
 
     def single_step(self) -> None:
         """One step with what is held, or with the action that does nothing."""
-        if self._ground.controls.idle is None:
+        if self.ground.controls.idle is None:
             raise ValueError("every action of this world does something: press a key to take a step")
         self._clock.ask_step()
         self._woken.set()
@@ -120,7 +119,7 @@ class Session:
         self._mode, self._paused, self._why_paused = mode, paused, why
         self._meter.clear()
         self._woken.set()
-        self.show_state()
+        self._show(self.state())
 
     # --- the world --------------------------------------------------------------------------------------------------
 
@@ -161,7 +160,7 @@ class Session:
             await self._world.tell(text)
             if self._recorder is not None:
                 self._recorder.cut(path, self._world.history.step)
-            self.show_state()
+            self._show(self.state())
 
     async def record(self, on: bool) -> None:
         """Begins a recording, or ends and writes it."""
@@ -172,17 +171,17 @@ class Session:
                 self._recorder = Recorder(self._world.history.step)
             elif not on:
                 await self._write_recording()
-            self.show_state()
+            self._show(self.state())
 
     async def compare(self, on: bool) -> None:
         """A blind trial, the next one, or back to playing."""
         async with self._between_steps:
-            if on and len(self._ground.model.dreams) < 2:
+            if on and len(self.ground.model.dreams) < 2:
                 raise ValueError("there is nothing to compare with: start the server with --compare OTHER_RUN")
             if on:
                 await self._write_recording()
                 self._trials += 1
-                self._trial = BlindTrial.drawn(self._trials, len(self._ground.starts))
+                self._trial = BlindTrial.drawn(self._trials, len(self.ground.starts))
                 await self._begin(self._trial.episode, [self._trial.left, self._trial.right])
             elif self._trial is not None:
                 self._trial = None
@@ -196,15 +195,15 @@ class Session:
             steps = max(line.tip for line in self._world.history.lines)
             if steps == 0:
                 raise ValueError("play a few steps before you vote")
-            ground = self._ground
+            ground = self.ground
             self._trial.result = await asyncio.to_thread(
                 vote, ground.run.path, self._trial, ground.checkpoints, choice, steps
             )
             self._pause_here()
-            self.show_state()
+            self._show(self.state())
 
     async def _begin(self, episode: int, dreams: list[int]) -> None:
-        world = await PlayedWorld.begin(self._ground, episode, dreams, beside_reality=len(dreams) == 1)
+        world = await PlayedWorld.begin(self.ground, episode, dreams, beside_reality=len(dreams) == 1)
         if self._recorder is not None:
             self._recorder.cut(self._world.history.path(), 0)
         await self._world.close()
@@ -234,7 +233,7 @@ class Session:
             return
         recorder, self._recorder = self._recorder, None
         recorder.cut(self._world.history.path(), 0)
-        folder, ground = new_folder(self._ground.run.path), self._ground
+        folder, ground = new_folder(self.ground.run.path), self.ground
         names = ground.controls.names
         if await asyncio.to_thread(recorder.write, folder, names, ground.checkpoints[0]):
             self._recorded = str(folder)
@@ -242,7 +241,7 @@ class Session:
 
     async def _advance(self, due: Due) -> None:
         ticking = self.is_ticking
-        passes = self._ground.pace.passes if ticking else self._ground.settings.passes
+        passes = self.ground.pace.passes if ticking else self.ground.settings.passes
         branch = self._world.history.branch
         try:
             seconds = await self._world.advance(due.action, passes)
@@ -250,73 +249,65 @@ class Session:
             self._paused, self._why_paused = True, "a step failed"
             code = "full" if isinstance(error, HistoryFull) else "step"
             self._show(Notice(level="error", code=code, text=f"The world could not go on: {error}"))
-            self.show_state()
+            self._show(self.state())
             return
         if ticking:
-            self._ground.pace.note(passes, seconds)
+            self.ground.pace.note(passes, seconds)
         if self._world.history.branch != branch:
-            self.show_state()
-        self.show_frame(due.pressed_at)
+            self._show(self.state())
+        self._show(self.frame(due.pressed_at))
 
     # --- what is to be seen -----------------------------------------------------------------------------------------
 
     def show(self) -> None:
-        """All of it, to whoever has just come."""
-        self.show_state()
-        self.show_frame()
+        """All of it."""
+        self._show(self.state())
+        self._show(self.frame())
 
-    def show_state(self) -> None:
+    def state(self) -> State:
         """What changes now and then."""
-        world, trial = self._world, self._trial
+        world, trial, recorder = self._world, self._trial, self._recorder
         history = world.history
         panels: tuple[Panel, ...] = ("dream", "real") if trial is None else ("left", "right")
-        recorder = self._recorder
-        self._show(
-            State(
-                episode=world.episode,
-                panels=panels,
-                mode=self._mode,
-                paused=self._paused,
-                why_paused=self._why_paused,
-                mission=world.mission,
-                branch=history.branch,
-                step=history.step,
-                branches=tuple(
-                    BranchState(number=line.number, parent=line.parent, fork=line.fork, tip=line.tip)
-                    for line in history.lines
-                ),
-                psnr=tuple(moment.psnr for moment in history.whole()),
-                recording=Recording(
-                    on=recorder is not None,
-                    folder=self._recorded,
-                    steps=recorder.steps(history.step) if recorder is not None else 0,
-                ),
-                trial=Trial(number=trial.number, result=trial.result) if trial is not None else None,
-            )
+        return State(
+            episode=world.episode,
+            panels=panels,
+            mode=self._mode,
+            paused=self._paused,
+            why_paused=self._why_paused,
+            mission=world.mission,
+            branch=history.branch,
+            step=history.step,
+            branches=tuple(
+                BranchState(number=line.number, parent=line.parent, fork=line.fork, tip=line.tip)
+                for line in history.lines
+            ),
+            psnr=tuple(moment.psnr for moment in history.whole()),
+            recording=Recording(on=recorder is not None, folder=self._recorded),
+            trial=Trial(number=trial.number, result=trial.result) if trial is not None else None,
         )
 
-    def show_frame(self, pressed_at: float | None = None) -> None:
+    def frame(self, pressed_at: float | None = None) -> Frame:
         """The picture of where one is; `pressed_at` says when the key went down that it answers."""
-        history, meter, ground = self._world.history, self._meter, self._ground
+        history, meter, ground = self._world.history, self._meter, self.ground
         moment = history.here()
         self._frames += 1
         meter.show(self._frames, time.monotonic(), pressed_at)
-        self._show(
-            Frame(
-                id=self._frames,
-                branch=history.branch,
-                step=history.step,
-                action=moment.action,
-                pictures=tuple(base64.b64encode(picture).decode() for picture in moment.pictures),
-                psnr=moment.psnr,
-                differs_at=history.differs_at(),
-                real_note=moment.real_note,
-                measured=Measured(
-                    fps=meter.per_second() if self.is_ticking else None,
-                    passes=ground.pace.passes if self.is_ticking else ground.settings.passes,
-                    p50_ms=meter.wait_milliseconds(0.5),
-                    p95_ms=meter.wait_milliseconds(0.95),
-                    dropped=self.dropped,
-                ),
-            )
+        return Frame(
+            id=self._frames,
+            branch=history.branch,
+            step=history.step,
+            action=moment.action,
+            pictures=tuple(base64.b64encode(picture).decode() for picture in moment.pictures),
+            psnr=moment.psnr,
+            differs=moment.differs,
+            differs_at=history.differs_at(),
+            real_note=moment.real_note,
+            measured=Measured(
+                fps=meter.per_second() if self.is_ticking else None,
+                passes=ground.pace.passes if self.is_ticking else ground.settings.passes,
+                p50_ms=meter.wait_milliseconds(0.5),
+                p95_ms=meter.wait_milliseconds(0.95),
+                dropped=self.dropped,
+            ),
         )

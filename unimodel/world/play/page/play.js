@@ -130,10 +130,10 @@ function showFrame(frame) {
   const agreement = $("agreement");
   const [what, more] = agreement.querySelectorAll("b, span");
   const known = frame.psnr !== null;
-  const differs = frame.differs_at !== null;
-  agreement.classList.toggle("differs", differs);
-  what.textContent = !known && !differs ? "" : differs ? `≠ Differs visibly since step ${frame.differs_at}` : "= Looks like reality so far";
-  more.textContent = known ? `PSNR ${frame.psnr.toFixed(1)} dB now` : "";
+  const once = frame.differs_at !== null && !(frame.differs && frame.differs_at === frame.step);
+  agreement.classList.toggle("differs", frame.differs);
+  what.textContent = !known ? "" : frame.differs ? "≠ Differs visibly from reality" : `= Looks like reality${once ? "" : " so far"}`;
+  more.textContent = [once ? `first differed at step ${frame.differs_at}` : "", known ? `PSNR ${frame.psnr.toFixed(1)} dB` : ""].filter(Boolean).join(" · ");
   $("real-note").hidden = !frame.real_note || !frame.pictures[1];
   $("real-note").textContent = frame.real_note ?? "";
   const { fps, passes, p50_ms: p50, p95_ms: p95, dropped } = frame.measured;

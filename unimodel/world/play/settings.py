@@ -1,13 +1,12 @@
-"""What a client may do to the server: how much it may say, how fast, for how long, and how much of it is kept."""
+"""How a server lets worlds be played, and what it bears from a client: how much it may say, how fast, for how long."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_pipelines.settings import Settings
 
-
-class Limits(Settings):
+@dataclass(frozen=True, slots=True)
+class Limits:
     """Of one server."""
 
     max_clients: int = 8
@@ -39,25 +38,18 @@ class Limits(Settings):
     max_branches: int = 24
 
 
-@dataclass(slots=True)
-class TokenBucket:
-    """`rate` messages a second, `burst` at once; time is told by the caller, in seconds."""
+@dataclass(frozen=True, slots=True)
+class PlaySettings:
+    """How worlds are played."""
 
-    rate: float
-    burst: float
-    left: float
-    at: float
+    fps: float = 10.0
+    """Steps a second of a world that moves on its own."""
+    passes: int = 4
+    """Refinement passes of a frame; fewer where the clock leaves no time for them."""
+    limits: Limits = Limits()
 
-    @staticmethod
-    def full(rate: float, burst: float, now: float) -> TokenBucket:
-        """A bucket that nobody has taken from."""
-        return TokenBucket(rate, burst, burst, now)
-
-    def take(self, now: float) -> bool:
-        """Whether one more message is within the rate; takes it if so."""
-        self.left = min(self.burst, self.left + (now - self.at) * self.rate)
-        self.at = now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
+    def __post_init__(self) -> None:
+        if not 0.2 <= self.fps <= 60:
+            raise ValueError(f"--fps {self.fps} must lie between 0.2 and 60")
+        if not 1 <= self.passes <= 64:
+            raise ValueError(f"--passes {self.passes} must lie between 1 and 64")
