@@ -232,9 +232,12 @@ addEventListener("keyup", (event) => {
 });
 addEventListener("blur", letGo);
 document.addEventListener("visibilitychange", () => { if (document.hidden) letGo(); });
-// After a click the keys belong to the world again.
-addEventListener("pointerup", (event) => {
-  if (!event.target.closest?.("dialog") && document.activeElement?.matches("button, input:not([type=text])")) document.activeElement.blur();
+// After a click with the mouse or a finger the keys belong to the world again.
+addEventListener("click", (event) => {
+  if (event.detail === 0 || event.target.closest?.("dialog")) return;
+  setTimeout(() => {
+    if (document.activeElement?.matches("main button, main input:not([type=text])")) document.activeElement.blur();
+  });
 });
 
 // --- wishes -----------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ export class Screen {
       canvas.height = image.height;
     }
     context.drawImage(image, 0, 0);
-    canvas.setAttribute("aria-label", `${TITLES[this.panels[number]]}, step ${frame.step}`);
+    const branch = frame.branch ? ` of branch ${frame.branch}` : "";
+    canvas.setAttribute("aria-label", `${TITLES[this.panels[number]]}, step ${frame.step}${branch}`);
   }
 }
