@@ -158,7 +158,7 @@ def test_a_blind_comparison_is_voted_on_and_revealed(page: Page, wild: LoadedRun
     expect(page.locator("#where")).to_have_text("step 1 of 1")
     page.locator("[data-vote=right]").click()
     expect(page.locator("#vote-question")).to_contain_text("You chose the right one.")
-    expect(page.locator("#vote-question")).to_contain_text(str(wild.run.path))
+    expect(page.locator("#votes")).to_contain_text(str(wild.run.path))
     page.locator("#end-trial").click()
     expect(page.locator("figcaption b")).to_have_text(["Dream", "Real"])
 

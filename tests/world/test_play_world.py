@@ -318,7 +318,8 @@ def test_a_recording_without_a_step_leaves_nothing(wild: LoadedRun) -> None:
     async def story(told: Told) -> None:
         await told.session.record(True)
         await told.session.record(False)
-        assert told.notices() == [] and not told.state().recording.on
+        assert [notice.code for notice in told.notices()] == ["nothing_recorded"]
+        assert not told.state().recording.on and told.state().recording.folder is None
 
     in_session(wild, story)
     assert sorted((wild.run.path / "played").glob("*")) == before

@@ -116,7 +116,7 @@ class PlayedWorld:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._ground.reality, self._twin.at, actions)
         except Exception as error:  # an environment is code of others: whatever it raises, the dream goes on
-            self._twin, self._no_twin = None, f"The real environment is gone: {error}"
+            self._twin, self._no_twin = None, f"The real environment cannot be played: {error}"
             return None
 
     def _moment(self, action: int | None, dreamed: Sequence[Dreamed], real: Reality | None) -> Moment:

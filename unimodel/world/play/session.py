@@ -237,7 +237,10 @@ class Session:
         names = ground.controls.names
         if await asyncio.to_thread(recorder.write, folder, names, ground.checkpoints[0]):
             self._recorded = str(folder)
-            self._show(Notice(level="info", code="recorded", text=f"Recorded into {folder}"))
+        else:
+            self._show(
+                Notice(level="info", code="nothing_recorded", text="No step was taken, so nothing was recorded.")
+            )
 
     async def _advance(self, due: Due) -> None:
         ticking = self.is_ticking
