@@ -21,6 +21,7 @@ from PIL import Image
 
 from data_pipelines.sources.episode import Episode
 from data_pipelines.sources.replay import replay
+from data_pipelines.sources.world import Step
 from data_pipelines.stream.randomness import keyed_generator
 
 KEEP_ACTION_FRACTION = 0.5
@@ -109,21 +110,18 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
 
 
 class OpenEnvironment:
-    """An environment that is being played (`recording.OpenWorld`)."""
+    """An environment that is being played (`world.World`)."""
 
     def __init__(self, env: gymnasium.Env, observation: Any, image_size: int) -> None:
         self._env, self._image_size = env, image_size
-        self._frame = _frame(env, observation, image_size)
-
-    def frame(self) -> np.ndarray:
+        self.frame = _frame(env, observation, image_size)
         """uint8 [size, size, 3]: what is to be seen now."""
-        return self._frame
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool]:
-        """(next frame, reward, whether the episode is over)."""
+    def step(self, action: int) -> Step:
+        """What the action leads to."""
         observation, reward, terminated, truncated, _ = self._env.step(action)
-        self._frame = _frame(self._env, observation, self._image_size)
-        return self._frame, float(reward), terminated or truncated
+        self.frame = _frame(self._env, observation, self._image_size)
+        return Step(self.frame, float(reward), terminated, truncated)
 
     def close(self) -> None:
         """Ends it."""

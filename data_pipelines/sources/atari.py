@@ -18,6 +18,7 @@ from PIL import Image
 from data_pipelines.extras import load_extra
 from data_pipelines.sources.episode import Episode
 from data_pipelines.sources.replay import replay
+from data_pipelines.sources.world import Step
 from data_pipelines.stream.randomness import keyed_generator
 
 PREFIX = "ALE/"
@@ -110,21 +111,18 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
 
 
 class OpenGame:
-    """A game that is being played (`recording.OpenWorld`)."""
+    """A game that is being played (`world.World`)."""
 
     def __init__(self, env: gymnasium.Env, observation: dict[str, np.ndarray], image_size: int) -> None:
         self._env, self._image_size = env, image_size
-        self._frame = _scaled(observation["image"], image_size)
-
-    def frame(self) -> np.ndarray:
+        self.frame = _scaled(observation["image"], image_size)
         """uint8 [size, size, 3]: what is to be seen now."""
-        return self._frame
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool]:
-        """(next frame, reward, whether the game is over)."""
+    def step(self, action: int) -> Step:
+        """What the action leads to; a game is over one way only."""
         observation, _, reward, over = _step(self._env, action)
-        self._frame = _scaled(observation["image"], self._image_size)
-        return self._frame, reward, over
+        self.frame = _scaled(observation["image"], self._image_size)
+        return Step(self.frame, reward, over, False)
 
     def close(self) -> None:
         """Ends it."""

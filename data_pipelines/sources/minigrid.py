@@ -21,6 +21,7 @@ from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
 from data_pipelines.sources.episode import Episode
 from data_pipelines.sources.replay import replay
+from data_pipelines.sources.world import Step
 from data_pipelines.stream.randomness import keyed_generator
 
 DIRECTIONS = ("right", "down", "left", "up")
@@ -116,19 +117,20 @@ def branch_frames(environment: str, seed: int, actions: Sequence[int], image_siz
 
 
 class OpenLevel:
-    """A level that is being played (`recording.OpenWorld`)."""
+    """A level that is being played (`world.World`)."""
 
     def __init__(self, env: MiniGridEnv, tile_size: int) -> None:
         self._env, self._tile_size = env, tile_size
 
+    @property
     def frame(self) -> np.ndarray:
         """uint8 [size, size, 3]: what is to be seen now."""
         return _frame(self._env, self._tile_size)
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool]:
-        """(next frame, reward, whether the episode is over)."""
+    def step(self, action: int) -> Step:
+        """What the action leads to."""
         _, reward, terminated, truncated, _ = self._env.step(action)
-        return self.frame(), float(reward), terminated or truncated
+        return Step(self.frame, float(reward), terminated, truncated)
 
     def close(self) -> None:
         """Ends it."""

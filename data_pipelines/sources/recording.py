@@ -26,7 +26,7 @@ from data_pipelines.shards.unfinished import (
     read_sidecars,
 )
 from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources import any_environment, atari, minigrid
+from data_pipelines.sources import any_environment, atari, minigrid, world
 from data_pipelines.sources.episode import Episode, encode_episode
 from data_pipelines.sources.processes import run_tasks
 
@@ -37,16 +37,6 @@ SPLIT_SEEDS = {
     "test": range(7_500_000, SEEDS_PER_RUN),
 }
 """Environment seeds of a run with seed s, less s * 10 million: no two splits and no two runs share an episode."""
-
-
-class OpenWorld(Protocol):
-    """An environment that somebody plays, one action at a time, from where the episode of its seed begins."""
-
-    def frame(self) -> np.ndarray: ...
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool]: ...
-
-    def close(self) -> None: ...
 
 
 class World(Protocol):
@@ -62,7 +52,7 @@ class World(Protocol):
 
     def branch_frames(self, environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray: ...
 
-    def open_world(self, environment: str, seed: int, image_size: int) -> OpenWorld: ...
+    def open_world(self, environment: str, seed: int, image_size: int) -> world.World: ...
 
 
 def world_of(environment: str) -> World:

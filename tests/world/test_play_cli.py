@@ -79,23 +79,26 @@ def test_a_port_in_use_is_told(wild_run: TinyRun) -> None:
 
 def test_ctrl_c_ends_it_in_order_and_the_token_is_told_once(wild_run: TinyRun) -> None:
     process = start("play", str(wild_run.run.path), "--port", "0")
-    assert process.stdout is not None
-    printed, match = "", None
-    while match is None:
-        line = process.stdout.readline()
-        assert line, process.communicate()
-        printed, match = printed + line, ADDRESS.search(line)
-    port, token = match.groups()
-    with connect(f"ws://127.0.0.1:{port}/ws", proxy=None) as socket_:
-        client = PlayClient(socket_)
-        client.say("hello", token=token)
-        client.start()
-        client.say("record", on=True)
-        client.tap(FORWARD)
-        process.send_signal(signal.SIGINT)
-        code, _ = client.closed()
-        assert code in (1001, 1012)
-    out, err = process.communicate()
+    try:
+        assert process.stdout is not None
+        printed, match = "", None
+        while match is None:
+            line = process.stdout.readline()
+            assert line, process.communicate()
+            printed, match = printed + line, ADDRESS.search(line)
+        port, token = match.groups()
+        with connect(f"ws://127.0.0.1:{port}/ws", proxy=None) as socket_:
+            client = PlayClient(socket_)
+            client.say("hello", token=token)
+            client.start()
+            client.say("record", on=True)
+            client.tap(FORWARD)
+            process.send_signal(signal.SIGINT)
+            code, _ = client.closed()
+            assert code in (1001, 1012)
+        out, err = process.communicate()
+    finally:
+        process.kill()
     assert process.returncode == 0 and err == "" and "what was recorded is in" in out
     assert (printed + out).count(token) == 1
     newest = max((wild_run.run.path / "played").iterdir(), key=lambda folder: folder.stat().st_mtime)

@@ -19,8 +19,9 @@ from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.verify import verify_dataset
 from data_pipelines.sources.episode import decode_episode
-from data_pipelines.sources.recording import world_of
+from data_pipelines.sources.families import open_world
 from data_pipelines.sources.sample import decode_sample
+from data_pipelines.sources.world import Step
 from unimodel.tokenizers.tokenise import tokenise_sample
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.play import twin as twin_module
@@ -66,14 +67,17 @@ async def _act(world: PlayedWorld, *actions: int) -> list[bytes]:
 def test_the_same_way_leads_to_the_same_place_however_it_was_come_to(wild: LoadedRun) -> None:
     async def story(ground: Playground) -> None:
         world = await _begin(ground)
-        first = await _act(world, LEFT, FORWARD, RIGHT, FORWARD)
-        assert len(set(first)) == 4  # a world in which nothing changed would prove nothing
-        world.history.rewind(2)
-        world.arrive()
-        assert world.history.here().codes[0].tobytes() == first[1]
-        assert await _act(world, RIGHT, FORWARD) == first[2:]
+        way = [LEFT, FORWARD, RIGHT, FORWARD, FORWARD, LEFT, RIGHT, FORWARD]  # twice the model's window
+        first = await _act(world, *way)
+        assert len(set(first)) > 6  # a world in which nothing changed would prove nothing
+        for step in range(1, len(way)):
+            world.history.switch(0)
+            world.history.rewind(step)
+            world.arrive()
+            assert world.history.here().codes[0].tobytes() == first[step - 1]
+            assert await _act(world, *way[step:]) == first[step:]
         other = await _begin(ground)
-        assert await _act(other, LEFT, FORWARD, LEFT, FORWARD) != first
+        assert await _act(other, *way[:3], LEFT, *way[4:]) != first
 
     played(wild, story)
 
@@ -134,8 +138,8 @@ def test_the_real_environment_gets_the_same_actions_also_after_going_back(wild: 
     async def story(ground: Playground) -> None:
         episode = ground.starts.read(0)
         size = episode.frames.shape[1]
-        opened = world_of(episode.environment).open_world(episode.environment, episode.seed, size)
-        expected = [opened.frame()] + [opened.step(action)[0] for action in (LEFT, LEFT, FORWARD)]
+        opened = open_world(episode.environment, episode.seed, size)
+        expected = [opened.frame] + [opened.step(action).frame for action in (LEFT, LEFT, FORWARD)]
         world = await _begin(ground)
         await _act(world, LEFT, FORWARD, FORWARD)
         world.history.rewind(1)
@@ -153,17 +157,18 @@ def test_an_episode_that_is_over_in_reality_goes_on_in_the_dream(wild: LoadedRun
         def __init__(self) -> None:
             self.steps = 0
 
+        @property
         def frame(self) -> np.ndarray:
             return np.full((32, 32, 3), self.steps, dtype=np.uint8)
 
-        def step(self, _: int) -> tuple[np.ndarray, float, bool]:
+        def step(self, _: int) -> Step:
             assert self.steps < 2, "stepped after its end"
             self.steps += 1
-            return self.frame(), 0.5, self.steps == 2
+            return Step(self.frame, 0.5, self.steps == 2, False)
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(twin_module, "world_of", lambda _: _World(lambda: Short()))
+    monkeypatch.setattr(twin_module, "open_world", lambda *_: Short())
 
     async def story(ground: Playground) -> None:
         world = await _begin(ground)
@@ -177,31 +182,22 @@ def test_an_episode_that_is_over_in_reality_goes_on_in_the_dream(wild: LoadedRun
     played(wild, story)
 
 
-class _World:
-    """Opens what `make` makes."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-
-    def open_world(self, *_: Any) -> Any:
-        return self._make()
-
-
 def test_an_environment_that_cannot_be_played_back_is_left_out_with_its_reason(
     wild: LoadedRun, monkeypatch: Any
 ) -> None:
     rng = np.random.default_rng(0)
 
     class Fickle:
+        @property
         def frame(self) -> np.ndarray:
             return rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
-        def step(self, _: int) -> tuple[np.ndarray, float, bool]:
-            return self.frame(), 0.0, False
+        def step(self, _: int) -> Step:
+            return Step(self.frame, 0.0, False, False)
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(twin_module, "world_of", lambda _: _World(Fickle))
+    monkeypatch.setattr(twin_module, "open_world", lambda *_: Fickle())
 
     async def story(ground: Playground) -> None:
         world = await _begin(ground)

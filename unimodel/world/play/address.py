@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{8,100}")
+EVERYWHERE = ("0.0.0.0", "::")
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -38,7 +39,8 @@ class Address:
 
     def url(self, port: int) -> str:
         """What to open. The token stands behind #, which a browser never sends: it is in no log and no referrer."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = socket.gethostname() if self.host in EVERYWHERE else self.host
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{port}/#{self.token}"
 
 

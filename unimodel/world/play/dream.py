@@ -1,6 +1,6 @@
-"""Worlds that a trained checkpoint dreams, each in a slot of its own; those that are due step together.
+"""The worlds that a trained checkpoint dreams: all that playing asks of a model.
 
-This is all that playing asks of a model. A dream is a function of its start, its actions and the number of passes of
+The likeliest codes are taken, so a dream is a function of its start, its actions, what it is told and the passes of
 every step: whoever opens the same past again goes on from the same place.
 """
 
@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.stream.randomness import keyed_generator
 from unimodel.run_folder import RunFolder
-from unimodel.sampling.fill import FillSettings
-from unimodel.sampling.frames import FrameSampler, WorldState
 from unimodel.tokenizers.text import encode_text
 from unimodel.tokenizers.unified import EpisodeShape, sequence_length
 from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.rollout import worlds_of
+from unimodel.world.state import WorldState
 
 OUTCOME_TOKENS = 2
 MAX_TEXT_TOKENS = 64
@@ -48,10 +47,8 @@ class Dream:
                 f"{loaded.run.path} reads patches of {patch} pixels: {size[0]}x{size[1]} has no whole number"
             )
         self._grid = size[0] // patch, size[1] // patch
-        self._loaded, self._window, self._row_tokens = loaded, stage.skills["interaction"], stage.batch.row_tokens
-        self._samplers: dict[int, FrameSampler] = {}
-        self._worlds: dict[int, WorldState] = {}
-        self._opened = 0
+        self._loaded, self._worlds = loaded, worlds_of(loaded)
+        self._window_frames, self._row_tokens = stage.skills["interaction"], stage.batch.row_tokens
 
     @property
     def run(self) -> RunFolder:
@@ -87,39 +84,25 @@ class Dream:
     @property
     def text_tokens(self) -> int:
         """Most tokens of a text: it must fit into a row beside a window of frames."""
-        shape = EpisodeShape(self._window, *self._grid, 0, OUTCOME_TOKENS, 0, [0])
-        return min(MAX_TEXT_TOKENS, self._row_tokens - sequence_length("interaction", shape, 0, self._window))
+        frames = self._window_frames
+        shape = EpisodeShape(frames, *self._grid, 0, OUTCOME_TOKENS, 0, [0])
+        return min(MAX_TEXT_TOKENS, self._row_tokens - sequence_length("interaction", shape, 0, frames))
 
     def open(self, past: WorldState) -> int:
         """A slot for a world with this past."""
-        self._opened += 1
-        self._worlds[self._opened] = past
-        return self._opened
+        return self._worlds.open(past)
 
     def step(self, slots: Sequence[int], actions: Sequence[int], passes: int) -> np.ndarray:
         """Codes int [slots, rows, columns] of the next frame of each, after `passes` refinement passes.
 
         Raises ValueError for an action that the model does not know; no world has moved then.
         """
-        worlds = [self._worlds[slot] for slot in slots]
-        # The likeliest codes are taken: the generator is asked for nothing.
-        stepped = self._sampler(passes).step(worlds, actions, keyed_generator("play"))
-        self._worlds.update(zip(slots, stepped, strict=True))
-        return np.stack([world.frames[-1] for world in stepped])
+        return self._worlds.step(slots, actions, passes)
 
     def close(self, slot: int) -> None:
         """Forgets a world."""
-        del self._worlds[slot]
+        self._worlds.close(slot)
 
     def pictures(self, codes: np.ndarray) -> np.ndarray:
         """uint8 [n, height, width, 3] of codes [n, rows, columns]."""
         return self._loaded.bundle.image.decode(codes)
-
-    def _sampler(self, passes: int) -> FrameSampler:
-        if passes not in self._samplers:
-            bundle = self._loaded.bundle
-            settings = FillSettings(steps=passes)
-            self._samplers[passes] = FrameSampler(
-                self._loaded.backbone, bundle.builder, bundle.pad_id, self._window, settings
-            )
-        return self._samplers[passes]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unimodel.sampling.frames import WorldState
+from unimodel.world.state import WorldState
 
 
 @dataclass(frozen=True, slots=True, eq=False)

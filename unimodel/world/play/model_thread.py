@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from unimodel.sampling.frames import WorldState
 from unimodel.world.play.dream import Dream
+from unimodel.world.state import WorldState
 
 Result = TypeVar("Result")
 BATCH = 32

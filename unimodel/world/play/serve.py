@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,10 +37,9 @@ def serve(
         say("WARNING: other machines reach this server, and nothing is encrypted; whoever has the address plays.")
     listener.listen()  # from here on a browser is kept waiting, not turned away
     say(f"open {address.url(listener.getsockname()[1])}   (Ctrl-C ends)")
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order and passes it on
         server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn has ended in order and passes it on
-        say(f"ended; what was recorded is in {ground.run.path / 'played'}")
+    say(f"ended; what was recorded is in {ground.run.path / 'played'}")
 
 
 def server_config(app: object, settings: PlaySettings) -> uvicorn.Config:

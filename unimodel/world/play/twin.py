@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.sources.recording import OpenWorld, world_of
+from data_pipelines.sources.families import open_world
+from data_pipelines.sources.world import World
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +31,7 @@ class Twin:
 
     def __init__(self, environment: str, seed: int, image_size: int) -> None:
         self._environment, self._seed, self._image_size = environment, seed, image_size
-        self._world: OpenWorld | None = None
+        self._world: World | None = None
         self._taken: list[int] = []
         self._seen: list[bytes] = []
         """Digests of the pictures before the first action and after every one."""
@@ -61,8 +62,8 @@ class Twin:
         shared = next((i for i, (a, b) in enumerate(zip(taken, actions, strict=False)) if a != b), None)
         shared = min(len(taken), len(actions)) if shared is None else shared
         self.close()
-        self._world = world_of(self._environment).open_world(self._environment, self._seed, self._image_size)
-        picture = self._world.frame()
+        self._world = open_world(self._environment, self._seed, self._image_size)
+        picture = self._world.frame
         self._now, self._seen = Reality(picture, 0.0, None), [_digest(picture)]
         for action in actions[:shared]:
             self._take(action)
@@ -74,8 +75,9 @@ class Twin:
         assert self._world is not None and self._now is not None
         self._taken.append(action)
         if self._now.over_at is None:
-            picture, reward, over = self._world.step(action)
-            self._now = Reality(picture, self._now.reward + reward, len(self._taken) if over else None)
+            step = self._world.step(action)
+            over_at = len(self._taken) if step.terminated or step.truncated else None
+            self._now = Reality(step.frame, self._now.reward + step.reward, over_at)
         self._seen.append(_digest(self._now.picture))
 
 
