@@ -130,7 +130,7 @@ def test_number_is_read_as_written(smallest: Path, text: str, value: float) -> N
         ("engine.zero=4", "4"),
         ("seed=-1", "-1"),
         ("engine.precision=fp16", "'fp16'"),
-        ("data.recording.random_action_fraction=1.5", "1.5"),
+        ("data.recording.max_steps=0", "0"),
         ("stages.first.freeze=everything", "'everything'"),
         ("name=no/slash", "'no/slash'"),
     ],

@@ -14,8 +14,9 @@ from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_v
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
+from data_pipelines.sources.policy_settings import BotPolicy, ScriptedPolicy
 from unimodel.config_engine import EngineConfig
-from unimodel.config_objectives import ObjectiveConfig
+from unimodel.config_objectives import ObjectiveConfig, OwnRolloutConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
 from unimodel.config_tokenizers import TokenizersConfig
 
@@ -30,7 +31,7 @@ class RecordingConfig(Settings):
 
     environment: str = "BabyAI-GoToLocalS8N3-v0"
     """A gymnasium id with discrete actions: MiniGrid, BabyAI, Atari with its sound (`ALE/Pong-v5`), or any other
-    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`); only BabyAI levels have a scripted bot."""
+    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`)."""
     train_episodes: PositiveInt = 4000
     validation_episodes: PositiveInt = 100
     """Held out for choosing settings: seeds that training never sees."""
@@ -38,8 +39,11 @@ class RecordingConfig(Settings):
     """Held out for the figures that are told to others: looked at once the settings stand."""
     max_steps: PositiveInt = 16
     """Longest episode, in environment steps."""
-    random_action_fraction: Fraction = 0.6
-    """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
+    policies: Annotated[tuple[ScriptedPolicy, ...], Field(min_length=1)] = (BotPolicy(kind="bot"),)
+    """Who plays, and what share of the episodes; only BabyAI levels have a bot."""
+    event_fraction: Fraction = 0.0
+    """Share of episodes in which something happens by a text that says so, at any of the max_steps steps unless the
+    episode is over by then (MiniGrid, BabyAI: things appear, vanish, turn another colour, doors open and close)."""
     image_size: PositiveInt = 64
     """Height and width of a frame, pixels. The grid is drawn with image_size / grid cells pixels per cell."""
     episodes_per_shard: PositiveInt = 250
@@ -93,8 +97,14 @@ SequenceKind = Literal[
 ]
 
 
-ASK_STEPS = {"inverse_dynamics": "actions", "teacher_forcing": "the frames that actions lead to"}
+ASK_STEPS = {
+    "inverse_dynamics": "actions",
+    "teacher_forcing": "the frames that actions lead to",
+    "policy": "what an agent does",
+}
 """Kinds of objectives that need steps -> what they ask for."""
+ASK_FRAMES = ("diffusion_forcing", "teacher_forcing")
+"""Kinds of objectives beside which an agent can be asked."""
 
 
 class MixtureEntry(Settings):
@@ -113,6 +123,11 @@ class MixtureEntry(Settings):
     """Most frames per sample of `clip` and `interaction`."""
     text_tokens: PositiveInt = 256
     """Most tokens per sample of `text`."""
+    sink: bool = False
+    """An `interaction` that begins later than its episode has the episode's first frame in front, to hold on to."""
+    agent: str | None = None
+    """Name of a policy objective of the stage: every moment of an `interaction` that asks for frames also ends with a
+    question to the agent, and its answers are learnt in the same pass."""
 
     @property
     def most(self) -> int:
@@ -171,6 +186,8 @@ class StageConfig(Settings):
     objectives: Annotated[dict[str, ObjectiveConfig], Field(min_length=1)]
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    own_rollout: OwnRolloutConfig | None = None
+    """Train windows of teacher_forcing on frames of the model's own."""
     freeze: tuple[str, ...] = ()
     """Parameters that do not train in this stage, as shell patterns over their names (`model.embed_tokens.*`)."""
     carry_optimizer: bool = False
@@ -179,12 +196,28 @@ class StageConfig(Settings):
     @property
     def skills(self) -> dict[str, int]:
         """What the stage teaches on recorded episodes -> the most frames that it sees at once. A skill is a kind of
-        sequence, or "actions" for telling them from frames."""
+        sequence, "actions" for telling them from frames, or "policy" for choosing them."""
         skills: dict[str, int] = {}
         for entry in (entry for entry in self.mixture if entry.source == EPISODES):
-            skill = "actions" if self.objectives[entry.objective].kind == "inverse_dynamics" else entry.sequence
-            skills[skill] = max(skills.get(skill, 0), entry.frames)
+            kind = self.objectives[entry.objective].kind
+            taught = [{"inverse_dynamics": "actions", "policy": "policy"}.get(kind, entry.sequence)]
+            for skill in taught + ["policy"] * (entry.agent is not None):
+                skills[skill] = max(skills.get(skill, 0), entry.frames)
         return skills
+
+    @property
+    def world(self) -> MixtureEntry | None:
+        """The entry that teaches to step the recorded world, of the most frames."""
+        asks = ("inverse_dynamics", "policy")
+        entries = [e for e in self.mixture if e.source == EPISODES and e.sequence == "interaction"]
+        entries = [e for e in entries if self.objectives[e.objective].kind not in asks]
+        return max(entries, key=lambda entry: entry.frames, default=None)
+
+    def agent_of(self, entry: MixtureEntry) -> tuple[str, PolicyConfig] | None:
+        """The policy objective that an entry asks its agent by, with its name."""
+        name = entry.agent or entry.objective
+        objective = self.objectives[name]
+        return (name, objective) if isinstance(objective, PolicyConfig) else None
 
     @model_validator(mode="after")
     def _objectives_exist(self) -> StageConfig:
@@ -199,7 +232,26 @@ class StageConfig(Settings):
                     f"objective '{entry.objective}' asks for {ASK_STEPS[kind]}: "
                     f"its sequence must be interaction, not {entry.sequence}"
                 )
+            if entry.sink and entry.sequence != "interaction":
+                raise ValueError(f"sink: only an interaction has one, not {entry.sequence}")
+            if entry.agent is not None:
+                self._check_agent(entry, entry.agent)
+        kinds = [self.objectives[entry.objective].kind for entry in self.mixture]
+        if self.own_rollout is not None and "teacher_forcing" not in kinds:
+            raise ValueError("own_rollout: no entry of this stage's mixture has a teacher_forcing objective")
         return self
+
+    def _check_agent(self, entry: MixtureEntry, agent: str) -> None:
+        if agent not in self.objectives or self.objectives[agent].kind != "policy":
+            policies = [name for name, objective in self.objectives.items() if objective.kind == "policy"]
+            raise ValueError(
+                f"agent '{agent}' is not one of this stage's policy objectives: {', '.join(policies) or 'it has none'}"
+            )
+        if entry.sequence != "interaction" or self.objectives[entry.objective].kind not in ASK_FRAMES:
+            raise ValueError(
+                f"agent '{agent}' is asked in an interaction whose objective is {' or '.join(ASK_FRAMES)}, "
+                f"not in {entry.sequence} of '{entry.objective}': give the policy an entry of its own"
+            )
 
 
 class FaultConfig(Settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from unimodel.vocabulary import Modality
@@ -79,6 +79,9 @@ class DiffusionForcingConfig(Settings):
     context_noise_fraction: Fraction = 0.1
     """Largest share of visible frame tokens replaced by random codes (drawn uniformly from 0 to this per sample), so
     that the model survives its own mistakes. 0 turns it off."""
+    action_dropout_fraction: Fraction = 0.0
+    """Share of windows whose actions are all replaced by `<|no_action|>`, as they stand in films, whose actions nobody
+    knows: what films teach then serves where actions are known, and the other way round."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
 
@@ -96,6 +99,9 @@ class TeacherForcingConfig(Settings):
     context_noise_fraction: Fraction = 0.1
     """Largest share of visible frame tokens, in clean frames and copies, replaced by random codes (drawn uniformly from
     0 to this per sample), so that the model survives its own mistakes. 0 turns it off."""
+    action_dropout_fraction: Fraction = 0.0
+    """Share of windows whose actions are all replaced by `<|no_action|>`, as they stand in films, whose actions nobody
+    knows: what films teach then serves where actions are known, and the other way round."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
 
@@ -112,7 +118,39 @@ class InverseDynamicsConfig(Settings):
     the action's own place must first find among all tokens of two frames."""
 
 
+class PolicyConfig(Settings):
+    """What does the agent do next (behaviour cloning), and what will it get? Asked at the end of every moment of an
+    `interaction`, in two tokens that read everything and that nothing reads.
+
+    As the objective of an entry it reads a world that is shown. Named as the `agent` of an entry that asks for frames,
+    it is asked in the same pass: cheaper, and with teacher_forcing the agent reads clean frames there too."""
+
+    kind: Literal["policy"]
+    coefficient: PositiveFloat = 1.0
+    discount: Annotated[float, Field(ge=0.0, le=1.0)] = 0.97
+    """Of rewards by every step that they are away."""
+    value_weight: PositiveFloat = 1.0
+    """Loss weight of what it will get; an action weighs 1."""
+
+
 ObjectiveConfig = Annotated[
-    NextTokenConfig | MaskedConfig | DiffusionForcingConfig | TeacherForcingConfig | InverseDynamicsConfig,
+    NextTokenConfig
+    | MaskedConfig
+    | DiffusionForcingConfig
+    | TeacherForcingConfig
+    | InverseDynamicsConfig
+    | PolicyConfig,
     Field(discriminator="kind"),
 ]
+
+
+class OwnRolloutConfig(Settings):
+    """Late in a stage, windows of teacher_forcing whose clean frames the model has made itself: it learns to find back
+    from where its own mistakes lead. Every step then makes `steps` more forward passes."""
+
+    steps: PositiveInt = 2
+    """How many frames in a row are its own where a frame is asked for."""
+    fraction: Fraction = 0.5
+    """Share of the windows; the others keep the real past."""
+    after: Fraction = 0.7
+    """Progress of the stage from which on: before, what it makes is not worth learning from."""

@@ -32,6 +32,9 @@ class Role(IntEnum):
     """Given: never corrupted, never a target (a prompt, the actions of an episode)."""
     TARGET = 2
     """To be learnt: may be corrupted, is supervised."""
+    AGENT = 3
+    """What an agent is asked at the end of a moment. It reads everything and nothing reads it; its id is the answer, or
+    the question (`<|agent|>`, `<|value|>`) where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Span:
     @property
     def is_action(self) -> bool:
         """Whether it is what led to a moment, known or not."""
-        return self.missing or self.modality is Modality.ACTION
+        return self.missing or (self.modality is Modality.ACTION and self.role is not Role.AGENT)
 
     @property
     def is_observed(self) -> bool:
@@ -96,6 +99,20 @@ class Layout:
     def clean(self) -> np.ndarray:
         """[n] the stream of every token where there are no noisy copies."""
         return _read_only(np.full(self.length, CLEAN, dtype=np.int64))
+
+    @cached_property
+    def streams(self) -> np.ndarray:
+        """[n] the stream of every token: n for what an agent is asked at the n-th moment, everything else is clean."""
+        return self._spread([span.time + 1 if span.role is Role.AGENT else CLEAN for span in self.spans])
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """[n] how many tokens each has before it. An agent's take no place: the first of a moment stands where the next
+        action will, so the world is numbered as without them."""
+        clean, place = self.streams == CLEAN, np.arange(self.length, dtype=np.int64)
+        before = np.cumsum(clean) - clean
+        among_own = place - np.maximum.accumulate(np.where(clean, place + 1, 0))
+        return _read_only(before + np.where(clean, 0, among_own))
 
     @cached_property
     def nowhere(self) -> np.ndarray:
@@ -155,14 +172,14 @@ class Layout:
         places. A ruler gives it something to hold on to: the patch finds the coordinate token of its own height (or
         width) at distance 0 and reads the coordinate from it.
         """
-        positions = np.tile(np.arange(self.length, dtype=np.int64), (3, 1))
+        positions = np.tile(self.index, (3, 1))
         for span in self.spans:
             if span.grid is not None:
                 height, width = span.grid
-                positions[0, span.start : span.stop] = span.start
+                positions[0, span.start : span.stop] = self.index[span.start]
                 positions[1, span.start : span.stop] = np.repeat(np.arange(height), width) * GRID_SPACING
                 positions[2, span.start : span.stop] = np.tile(np.arange(width), height) * GRID_SPACING
-            if span.modality in STEP_MODALITIES or span.missing:
+            if span.modality in STEP_MODALITIES or span.missing or span.role is Role.AGENT:
                 positions[1:, span.start : span.stop] = 0
             if span.ruler:
                 positions[1:, span.start : span.stop] = np.arange(len(span)) * GRID_SPACING

@@ -7,6 +7,7 @@ and head matrix multiplications aligned. Nothing else in the project adds an off
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -42,6 +43,8 @@ SPECIAL_TOKENS = (
     "<|image|>",
     "<|audio|>",
     "<|no_action|>",
+    "<|agent|>",
+    "<|value|>",
     *(f"<|mask_{modality.label}|>" for modality in Modality if modality is not Modality.SPECIAL),
     *(f"<|coordinate_{number}|>" for number in range(LONGEST_RULER)),
 )
@@ -103,6 +106,16 @@ class Vocabulary:
     def no_action(self) -> int:
         return self.special("<|no_action|>")
 
+    @property
+    def agent(self) -> int:
+        """The question what to do next."""
+        return self.special("<|agent|>")
+
+    @property
+    def value(self) -> int:
+        """The question what the agent will get."""
+        return self.special("<|value|>")
+
     def ruler(self, length: int) -> np.ndarray:
         """Ids of `<|coordinate_0|>` ... for images of up to `length` rows and columns."""
         if length > LONGEST_RULER:
@@ -128,7 +141,18 @@ class Vocabulary:
         return np.asarray(ids, dtype=np.int64) - self.range_of(modality).start
 
     def to_dict(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__} | {"special_size": len(SPECIAL_TOKENS)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, int]) -> Vocabulary:
+        """The reverse of `to_dict`. Raises ValueError for one of other special tokens: all ids after them differ."""
+        sizes = dict(values)
+        if (special := sizes.pop("special_size", None)) != len(SPECIAL_TOKENS):
+            raise ValueError(
+                f"this vocabulary is of another version of unimodel, with {special or 'other'} special tokens instead "
+                f"of {len(SPECIAL_TOKENS)}: use that version, or train a new run"
+            )
+        return cls(**sizes)
 
 
 _MASK_TOKENS = {modality: f"<|mask_{modality.label}|>" for modality in Modality if modality is not Modality.SPECIAL}

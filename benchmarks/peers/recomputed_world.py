@@ -36,7 +36,6 @@ def _sequence(builder: SequenceBuilder, window: WorldState, action: int):
     actions = np.append(window.actions, action)
     steps = len(actions)
     silence = np.zeros((steps + 1, 0), dtype=np.int64)
-    episode = TokenisedEpisode(
-        "world", frames, silence, actions, np.zeros(steps), np.zeros(steps, dtype=bool), window.mission, ()
-    )
+    unknown, events = np.zeros(steps), window.events
+    episode = TokenisedEpisode("world", frames, silence, actions, unknown, unknown > 0, window.mission, (), events)
     return builder.interaction(episode, 0, steps + 1)

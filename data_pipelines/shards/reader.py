@@ -69,6 +69,11 @@ class ShardReader:
                 "the data was made by another version or for another purpose, make it again"
             ) from None
 
+    def optional_lengths(self, number: int, *names: str) -> list[list[int]]:
+        """The same of lengths that only some data has; nothing where there is none."""
+        table, row = self._locate(number)
+        return [table.length(row, name) if name in table.length_names else [] for name in names]
+
     def entry(self, number: int) -> SampleEntry:
         """All that the index says of sample `number`."""
         table, row = self._locate(number)

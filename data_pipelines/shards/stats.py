@@ -16,7 +16,7 @@ from data_pipelines.sources.episode import decode_about, decode_array
 def dataset_stats(folder: Folder) -> dict[str, dict[str, Any]]:
     """JSON-able statistics by split: counts of samples, shards and bytes, the lengths that the index keeps (frames,
     bytes of text, samples of sound, tokens), and for recorded episodes the distributions of lengths (steps), actions,
-    captions (words), the success rate (reward > 0) and missions.
+    captions (words), the success rate (reward > 0), missions, who played and the share with an event.
 
     Raises FileNotFoundError or ValueError as `ShardReader` does.
     """
@@ -43,7 +43,8 @@ def _episode_stats(reader: ShardReader) -> dict[str, Any]:
     lengths: list[int] = []
     words: list[int] = []
     missions: Counter[str] = Counter()
-    successes = 0
+    policies: Counter[str] = Counter()
+    successes = eventful = 0
     picture_bytes = 0
     for number, entry in enumerate(reader.entries()):
         wanted = ("actions.npy", "rewards.npy", "json")
@@ -55,6 +56,8 @@ def _episode_stats(reader: ShardReader) -> dict[str, Any]:
         picture_bytes += entry.members["frames.png"].size
         words += [len(caption.split()) for caption in about["captions"]]
         missions[about["mission"]] += 1
+        policies[about["policy"]] += 1
+        eventful += bool(about["events"])
         successes += bool((decode_array(entry.key, fields, "rewards.npy") > 0).any())
     return {
         "steps": sum(lengths),
@@ -62,6 +65,8 @@ def _episode_stats(reader: ShardReader) -> dict[str, Any]:
         "steps_per_episode": _distribution(lengths),
         "actions": {names[a] if a < len(names) else str(a): actions[a] for a in sorted(actions)},
         "success_rate": successes / len(lengths),
+        "policies": dict(policies.most_common()),
+        "event_fraction": eventful / len(lengths),
         "words_per_caption": _distribution(words),
         "missions": len(missions),
         "most_common_missions": dict(missions.most_common(5)),

@@ -1,11 +1,13 @@
-"""Episodes from any gymnasium environment with discrete actions and something to see.
+"""Any gymnasium environment with discrete actions and something to see.
 
 An id may name the module that registers it: `miniworld:MiniWorld-FourRooms-v0`, `my_package.worlds:MyWorld-v0`. A world
 of your own is a `gymnasium.Env` with a Discrete action space that either observes uint8 pictures [H, W, 3] or renders
-them (`render_mode="rgb_array"`); where it has a `mission` (text), the episodes get it. `crafter.py` is an example.
+them (`render_mode="rgb_array"`). What else it has is used: `mission` (text), `get_action_meanings()`, `snapshot()` and
+`restore(state)` where it can be set back exactly, `possible_events()` and `make_happen(text)` where things happen
+because a text says so (as in `Simulator`). `crafter.py` is an example.
 
-Everything is a pure function of (environment, seed, settings), as long as the environment is: it is reset with the
-seed once, and a branch is played again from there.
+Everything is a pure function of (environment, seed) and the actions, as long as the environment is: it is reset with
+the seed once.
 """
 
 from __future__ import annotations
@@ -17,15 +19,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from PIL import Image
 
-from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.replay import replay
-from data_pipelines.sources.world import Step
-from data_pipelines.stream.randomness import keyed_generator
-
-KEEP_ACTION_FRACTION = 0.5
-"""Random actions are kept this often: a new one every step moves little."""
+from data_pipelines.sources.world import Bot, Moment, scaled
 
 
 def action_names(environment: str) -> tuple[str, ...]:
@@ -33,141 +28,83 @@ def action_names(environment: str) -> tuple[str, ...]:
     env = _make(environment)
     own: Any = getattr(env.unwrapped, "get_action_meanings", None)
     names = [str(name).lower() for name in own()] if own is not None else []
-    number = num_actions(env)
+    number = _num_actions(env)
     env.close()
     return tuple(names) if len(names) == number else tuple(f"action_{i}" for i in range(number))
 
 
-def check_settings(environment: str, image_size: int, random_action_fraction: float) -> None:
-    """Raises ValueError for an unknown environment, one without discrete actions or pictures, or when anything but
-    random actions is asked for."""
-    del image_size  # any will do: frames are scaled
-    _require_random(environment, random_action_fraction)
-    _make(environment).close()
+def open_simulator(environment: str, seed: int, image_size: int) -> Environment:
+    """The environment, reset with a seed. Raises ValueError for an unknown one, or one without discrete actions or
+    pictures."""
+    return Environment(environment, seed, image_size)
 
 
-def record_episode(
-    environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
-) -> Episode:
-    """One episode of at most `max_steps` random steps; frames are scaled to a square.
+class Environment:
+    """A `Simulator` of whatever the environment is."""
 
-    Raises ValueError as `check_settings` does.
-    """
-    _require_random(environment, random_action_fraction)
-    env = _make(environment)
-    rng = keyed_generator("episode", environment, seed)
-    observation, _ = env.reset(seed=seed)
-    frames = [_frame(env, observation, image_size)]
-    actions: list[int] = []
-    rewards: list[float] = []
-    done: list[bool] = []
-    for _ in range(max_steps):
-        keep, drawn = rng.random() < KEEP_ACTION_FRACTION, int(rng.integers(num_actions(env)))
-        action = actions[-1] if keep and actions else drawn
-        observation, reward, terminated, truncated, _ = env.step(action)
-        actions.append(action)
-        rewards.append(float(reward))
-        done.append(bool(terminated))
-        frames.append(_frame(env, observation, image_size))
-        if terminated or truncated:
-            break
-    mission, number = str(getattr(env.unwrapped, "mission", "")), num_actions(env)
-    env.close()
-    name = environment.rpartition(":")[2].replace("/", "-").replace(".", "-").lower()
-    return Episode(
-        key=f"{name}-{seed:08d}",
-        frames=np.stack(frames),
-        actions=np.asarray(actions, dtype=np.int64),
-        rewards=np.asarray(rewards, dtype=np.float32),
-        done=np.asarray(done, dtype=np.bool_),
-        poses=np.zeros((len(frames), 0), dtype=np.int64),
-        mission=mission or f"play {name}",
-        captions=(f"the world {name}",) * len(frames),
-        environment=environment,
-        seed=seed,
-        num_actions=number,
-    )
+    sound_rate = 0
 
+    def __init__(self, environment: str, seed: int, image_size: int) -> None:
+        self.name = environment.rpartition(":")[2].replace("/", "-").replace(".", "-").lower()
+        self._env, self._image_size = _make(environment), image_size
+        self._own: Any = self._env.unwrapped
+        self.num_actions = _num_actions(self._env)
+        assert self._env.spec is not None
+        self._max_steps, self._steps = gymnasium.spec(self._env.spec.id).max_episode_steps, 0
+        self.restores = _is_bare(self._env) and hasattr(self._own, "snapshot") and hasattr(self._own, "restore")
+        self.has_events = hasattr(self._own, "possible_events") and hasattr(self._own, "make_happen")
+        self._observation, _ = self._env.reset(seed=seed)
 
-def branch_frames(environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray:
-    """uint8 [num_actions, size, size, 3]: the true next frame of every possible action after replaying `actions`.
+    @property
+    def mission(self) -> str:
+        return str(getattr(self._own, "mission", "")) or f"play {self.name}"
 
-    The state is reached anew for every action, so that no environment need be able to restore one.
-    Raises ValueError when an action does not exist, the episode is over before the last of `actions`, or two replays
-    of them differ.
-    """
-    env = _make(environment)
-    branches, first = [], None
-    for action in range(num_actions(env)):
-        before = _replayed(env, environment, seed, actions, image_size)
-        if first is not None and not np.array_equal(before, first):
-            raise ValueError(f"{environment}, seed {seed}: two replays differ, so it has no branches to compare")
-        first = before
-        observation, *_ = env.step(action)
-        branches.append(_frame(env, observation, image_size))
-    env.close()
-    return np.stack(branches)
+    def look(self) -> Moment:
+        picture = self._observation if _sees(self._env) else self._env.render()
+        assert isinstance(picture, np.ndarray)
+        return Moment(scaled(picture, self._image_size), f"the world {self.name}")
 
+    def step(self, action: int) -> tuple[float, bool, bool]:
+        self._observation, reward, terminated, truncated, _ = self._env.step(action)
+        self._steps += 1
+        return float(reward), bool(terminated), bool(truncated) or self._steps == self._max_steps
 
-class OpenEnvironment:
-    """An environment that is being played (`world.World`)."""
+    def save(self) -> tuple[Any, int]:
+        return self._own.snapshot(), self._steps
 
-    def __init__(self, env: gymnasium.Env, observation: Any, image_size: int) -> None:
-        self._env, self._image_size = env, image_size
-        self.frame = _frame(env, observation, image_size)
-        """uint8 [size, size, 3]: what is to be seen now."""
+    def load(self, state: tuple[Any, int]) -> None:
+        own, self._steps = state
+        self._own.restore(own)
 
-    def step(self, action: int) -> Step:
-        """What the action leads to."""
-        observation, reward, terminated, truncated, _ = self._env.step(action)
-        self.frame = _frame(self._env, observation, self._image_size)
-        return Step(self.frame, float(reward), terminated, truncated)
+    def possible_events(self) -> Sequence[Sequence[str]]:
+        return self._own.possible_events() if self.has_events else []
+
+    def make_happen(self, text: str) -> None:
+        if not self.has_events:
+            raise ValueError(f"nothing happens in {self.name} because somebody says so: '{text}'")
+        self._own.make_happen(text)
+
+    def bot(self) -> Bot | None:
+        return None
 
     def close(self) -> None:
-        """Ends it."""
         self._env.close()
 
 
-def open_world(environment: str, seed: int, image_size: int) -> OpenEnvironment:
-    """The environment, where the episode of `seed` begins. Raises ValueError as `check_settings` does."""
-    env = _make(environment)
-    observation, _ = env.reset(seed=seed)
-    return OpenEnvironment(env, observation, image_size)
-
-
-def _require_random(environment: str, random_action_fraction: float) -> None:
-    if random_action_fraction < 1.0:
-        raise ValueError(
-            f"{environment} has no scripted bot: set random_action_fraction to 1.0 (it is {random_action_fraction})"
-        )
-
-
-def num_actions(env: gymnasium.Env) -> int:
-    """Of an environment that `check_settings` has passed."""
+def _num_actions(env: gymnasium.Env) -> int:
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     return int(env.action_space.n)
-
-
-def _replayed(env: gymnasium.Env, environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray:
-    """The frame after `actions` from the beginning."""
-    observation, _ = env.reset(seed=seed)
-
-    def step(action: int) -> bool:
-        nonlocal observation
-        observation, _, terminated, truncated, _ = env.step(action)
-        return terminated or truncated
-
-    replay(environment, seed, actions, num_actions(env), step)
-    return _frame(env, observation, image_size)
 
 
 def _make(environment: str) -> gymnasium.Env:
     os.environ.setdefault("PYGLET_HEADLESS", "true")  # read by miniworld's library: no window, also without a screen
     try:
-        env = gymnasium.make(environment, disable_env_checker=True)
+        # Steps are counted by `Environment`: a wrapper's count would not be set back.
+        how: dict[str, Any] = {"disable_env_checker": True, "max_episode_steps": -1}
+        env = gymnasium.make(environment, **how)
         if not _sees(env) and "rgb_array" in env.metadata.get("render_modes", ()):
             env.close()
-            env = gymnasium.make(environment, disable_env_checker=True, render_mode="rgb_array")
+            env = gymnasium.make(environment, render_mode="rgb_array", **how)
     except (gymnasium.error.Error, ImportError) as error:
         near = difflib.get_close_matches(environment.rpartition(":")[2], gymnasium.registry, n=3, cutoff=0.4)
         raise ValueError(
@@ -183,6 +120,13 @@ def _make(environment: str) -> gymnasium.Env:
     return env
 
 
+def _is_bare(env: gymnasium.Env) -> bool:
+    """Whether no wrapper keeps a state of its own."""
+    while isinstance(env, gymnasium.wrappers.OrderEnforcing):
+        env = env.env
+    return env is env.unwrapped
+
+
 def _sees(env: gymnasium.Env) -> bool:
     """Whether what the agent observes is a picture."""
     space = env.observation_space
@@ -192,11 +136,3 @@ def _sees(env: gymnasium.Env) -> bool:
         and len(space.shape) == 3
         and space.shape[2] == 3
     )
-
-
-def _frame(env: gymnasium.Env, observation: Any, image_size: int) -> np.ndarray:
-    picture = observation if _sees(env) else env.render()
-    assert isinstance(picture, np.ndarray)
-    if picture.shape[:2] == (image_size, image_size):
-        return np.ascontiguousarray(picture)
-    return np.asarray(Image.fromarray(picture).resize((image_size, image_size), Image.Resampling.BOX))

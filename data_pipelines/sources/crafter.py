@@ -1,11 +1,13 @@
 """Crafter (Hafner 2021, arXiv 2109.06780) as a gymnasium environment: `data_pipelines.sources.crafter:Crafter-v1`.
 
 Also the example of an adapter for a world of your own: observe pictures, take Discrete actions, be reset by a seed, and
-register. Importing this module is enough for `gymnasium.make`, and the recorder imports what stands before the colon.
+register; `snapshot` and `restore` are for those that can be set back exactly. Importing this module is enough for
+`gymnasium.make`, and the recorder imports what stands before the colon.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -40,6 +42,14 @@ class Crafter(gymnasium.Env[np.ndarray, np.int64]):
         picture, reward, over, info = self._world.step(action)
         dead = info["discount"] == 0
         return picture, float(reward), dead, over and not dead, info
+
+    def snapshot(self) -> Any:
+        """The whole world, to come back to."""
+        return copy.deepcopy(self._world)
+
+    def restore(self, state: Any) -> None:
+        """Exactly back, as often as wanted."""
+        self._world = copy.deepcopy(state)
 
 
 gymnasium.register("Crafter-v1", f"{__name__}:Crafter")

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,13 @@ ARRAY_FIELDS = ("actions", "rewards", "done", "poses")
 RECORD_AGAIN = "run `unimodel data verify DIR` to list all damage, delete the damaged shard and record again"
 
 
+class Event(NamedTuple):
+    """Something that happens because a text says so, before action `step` is taken."""
+
+    step: int
+    text: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode:
     """T steps of one environment: action t leads from frame t to frame t+1; reward t and done t arrive with frame t+1.
@@ -37,7 +44,8 @@ class Episode:
     actions      int64 [T], 0 .. num_actions - 1
     rewards      float32 [T]; nan where nobody told them
     done         bool [T], the environment terminated (a time limit is not done)
-    poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up); [T+1, 0] without any
+    poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up), or float64, x and y
+                 on the ground and the angle in radians; [T+1, 0] without any
     mission      what the agent was asked to do
     captions     T+1 descriptions, one per frame; "" where there is none
     environment  gymnasium id; "" when the episode cannot be replayed
@@ -45,6 +53,9 @@ class Episode:
     num_actions  size of the environment's action space
     audio        float32 [samples, channels], equally many samples for every frame; none in a silent world
     audio_rate   samples per second
+    policy       who acted; "" when nobody told
+    events       what happened in the world by a text, each before the action of its step, in order: the next frame is
+                 the first to show it
 
     Raises ValueError naming the key and the field for a wrong dtype, shape, length or range.
     """
@@ -62,6 +73,8 @@ class Episode:
     num_actions: int
     audio: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=np.float32))
     audio_rate: int = 0
+    policy: str = ""
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
@@ -71,7 +84,7 @@ class Episode:
             "actions": (np.int64, (steps,)),
             "rewards": (np.float32, (steps,)),
             "done": (np.bool_, (steps,)),
-            "poses": (np.int64, (steps + 1, 3 if self.poses.size else 0)),
+            "poses": (self._pose_dtype, (steps + 1, 3 if self.poses.size else 0)),
         }
         for name, (dtype, shape) in expected.items():
             array: np.ndarray = getattr(self, name)
@@ -84,11 +97,20 @@ class Episode:
             raise ValueError(f"episode {self.key}: {len(self.captions)} captions for {steps + 1} frames")
         if steps and not (0 <= self.actions.min() and self.actions.max() < self.num_actions):
             raise ValueError(f"episode {self.key}: actions go outside 0..{self.num_actions - 1}")
+        if [event.step for event in self.events] != sorted(e.step for e in self.events if 0 <= e.step < steps):
+            raise ValueError(
+                f"episode {self.key}: events at steps {[event.step for event in self.events]} are not in order or "
+                f"outside its {steps} steps"
+            )
         if len(self.audio) % (steps + 1) or (len(self.audio) and self.audio_rate < 1):
             raise ValueError(
                 f"episode {self.key}: {len(self.audio)} samples of sound at {self.audio_rate} Hz do not divide among "
                 f"{steps + 1} frames"
             )
+
+    @property
+    def _pose_dtype(self) -> type[np.generic]:
+        return np.float64 if self.poses.dtype == np.float64 else np.int64
 
     @property
     def num_steps(self) -> int:
@@ -115,6 +137,8 @@ def encode_episode(episode: Episode) -> dict[str, bytes]:
         "num_frames": frames,
         "image_size": [height, width],
         "num_actions": episode.num_actions,
+        "policy": episode.policy,
+        "events": [event._asdict() for event in episode.events],
     }
     arrays = {f"{name}.npy": _to_npy(getattr(episode, name)) for name in ARRAY_FIELDS}
     text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -141,12 +165,14 @@ def decode_episode(key: str, fields: dict[str, bytes]) -> Episode:
         num_actions=about["num_actions"],
         audio=audio,
         audio_rate=audio_rate,
+        policy=about["policy"],
+        events=tuple(Event(**event) for event in about["events"]),
     )
 
 
 def decode_about(key: str, fields: dict[str, bytes]) -> dict[str, Any]:
-    """The checked `json` field: mission, captions, environment, seed, num_actions, num_frames (and what follows from
-    the arrays, for other readers: num_steps, image_size)."""
+    """The checked `json` field: mission, captions, environment, seed, num_actions, num_frames, policy, events (and what
+    follows from the arrays, for other readers: num_steps, image_size)."""
     try:
         about = json.loads(_field(key, fields, "json"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -156,9 +182,12 @@ def decode_about(key: str, fields: dict[str, bytes]) -> dict[str, Any]:
         value = about.get(name) if isinstance(about, dict) else None
         if not isinstance(value, expected):
             raise ValueError(f"sample {key}: field json has no valid {name} ({value!r}): {RECORD_AGAIN}")
-    texts = [about["mission"], *about["captions"]]
+    about = {"policy": "", "events": []} | about  # older recordings have neither
+    if not isinstance(about["events"], list) or not all(map(_is_event, about["events"])):
+        raise ValueError(f"sample {key}: field json has no valid events ({about['events']!r}): {RECORD_AGAIN}")
+    texts = [about["mission"], about["policy"], *about["captions"], *(event["text"] for event in about["events"])]
     if not all(isinstance(text, str) and _is_unicode(text) for text in texts):
-        raise ValueError(f"sample {key}: field json has a mission or caption that is not text: {RECORD_AGAIN}")
+        raise ValueError(f"sample {key}: field json has words that are not text: {RECORD_AGAIN}")
     if about["num_frames"] < 1:
         raise ValueError(f"sample {key}: field json has num_frames {about['num_frames']}: {RECORD_AGAIN}")
     return about
@@ -203,6 +232,10 @@ def _check_strip_size(key: str, frames: int, height: int, width: int) -> None:
             f"sample {key}: {frames} frames of {height}x{width} are more than {MAX_PICTURE_PIXELS} pixels: "
             "record shorter episodes or smaller images"
         )
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"step", "text"} and type(value["step"]) is int
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,9 +1,21 @@
-"""Opens any world that can be recorded, to be played."""
+"""Opens any world that can be recorded, and tries every action from one state of it."""
 
 from __future__ import annotations
 
-from data_pipelines.sources.recording import world_of
-from data_pipelines.sources.world import World
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.sources import any_environment, atari, minigrid
+from data_pipelines.sources.episode import Event
+from data_pipelines.sources.world import Family, World
+
+
+def family_of(environment: str) -> Family:
+    """Who plays it."""
+    if environment.startswith(atari.PREFIX):
+        return atari
+    return minigrid if environment.startswith(minigrid.PREFIXES) else any_environment
 
 
 def open_world(environment: str, seed: int, image_size: int) -> World:
@@ -12,4 +24,57 @@ def open_world(environment: str, seed: int, image_size: int) -> World:
     Raises ValueError for an unknown or unsuitable environment or image size, MissingExtraError when its package is not
     installed.
     """
-    return world_of(environment).open_world(environment, seed, image_size)
+    return World(environment, seed, family_of(environment).open_simulator(environment, seed, image_size))
+
+
+def branch_frames(
+    environment: str, seed: int, actions: Sequence[int], image_size: int, events: Sequence[Event] = ()
+) -> np.ndarray:
+    """uint8 [num_actions, size, size, 3]: the true next frame of every possible action after replaying `actions` from
+    where the episode of `seed` begins. Of `events`, those up to the step of the branches happen.
+
+    The state is set back where the environment can, else reached anew for every action.
+    Raises ValueError when an action does not exist, the episode is over before or with the last of `actions`, or two
+    replays of them differ.
+    """
+    world = open_world(environment, seed, image_size)
+    replay(world, actions, events)
+    state, before = world.snapshot() if world.restores else None, world.frame
+    branches = []
+    for action in range(world.num_actions):
+        if state is not None:
+            world.restore(state)
+        elif action:
+            world.close()
+            world = open_world(environment, seed, image_size)
+            replay(world, actions, events)
+            if not np.array_equal(world.frame, before):
+                raise ValueError(f"{environment}, seed {seed}: two replays differ, so it has no branches to compare")
+        branches.append(world.step(action).frame)
+    world.close()
+    return np.stack(branches)
+
+
+def replay(world: World, actions: Sequence[int], events: Sequence[Event] = ()) -> None:
+    """Takes `actions` one by one, each after the events of its step, up to the events of the step after the last.
+
+    Raises ValueError when an action does not exist or the episode is over before or with the last of `actions`.
+    """
+    for number, action in enumerate(actions):
+        _happen(world, number, events)
+        if not 0 <= action < world.num_actions:
+            raise ValueError(
+                f"{world.environment}: action {action} at step {number} is outside 0..{world.num_actions - 1}"
+            )
+        world.step(action)
+        if world.over:
+            raise ValueError(
+                f"{world.environment}, seed {world.seed}: the episode ends at step {number}, nothing to branch from"
+            )
+    _happen(world, len(actions), events)
+
+
+def _happen(world: World, step: int, events: Sequence[Event]) -> None:
+    for at, text in events:
+        if at == step:
+            world.make_happen(text)

@@ -1,7 +1,7 @@
-"""Episodes from MiniGrid and BabyAI environments: BabyAI's scripted bot mixed with uniformly random actions.
+"""MiniGrid and BabyAI environments, drawn whole from above.
 
-Everything is a pure function of (environment, seed, settings): the world comes from the environment's own reset seed
-and the choice of actions from a counter-based generator keyed by the same number.
+Everything is a pure function of (environment, seed) and the actions: the world comes from the environment's own reset
+seed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import contextlib
 import copy
 import difflib
 import io
-from collections.abc import Sequence
-from string import ascii_lowercase
 
 import gymnasium
 import numpy as np
@@ -19,13 +17,12 @@ from minigrid.core.grid import Grid
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
-from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.replay import replay
-from data_pipelines.sources.world import Step
-from data_pipelines.stream.randomness import keyed_generator
+from data_pipelines.sources.minigrid_events import cell_name, make_happen, possible_events
+from data_pipelines.sources.world import Bot, Moment
 
 DIRECTIONS = ("right", "down", "left", "up")
-PREFIXES = ("BabyAI-", "MiniGrid-")
+BABYAI = "BabyAI-"
+PREFIXES = (BABYAI, "MiniGrid-")
 UNNAMED = ("wall", "floor")
 
 BOT_ERRORS = (AssertionError, DisappearedBoxError, AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -38,118 +35,71 @@ def action_names(environment: str) -> tuple[str, ...]:
     return _action_names(_make(environment))
 
 
-def check_settings(environment: str, image_size: int, random_action_fraction: float) -> None:
-    """Raises ValueError for what `record_episode` would refuse."""
-    _require_bot(make_environment(environment, image_size), environment, random_action_fraction)
+def open_simulator(environment: str, seed: int, image_size: int) -> Level:
+    """The level of a seed. Raises ValueError for an unknown or unsuitable id, or an image size that its grid does not
+    fit exactly."""
+    return Level(environment, seed, image_size)
 
 
-def record_episode(
-    environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
-) -> Episode:
-    """One episode of at most `max_steps` steps; it ends early when the environment terminates or its time is over.
+class Level:
+    """A `Simulator` of one level, without wrappers."""
 
-    Each step takes a uniformly random action with probability `random_action_fraction`, else the bot's.
-    Raises ValueError for an unknown environment, one without a bot (unless the fraction is 1.0), or an image size
-    that its grid does not fit exactly.
-    """
-    env = make_environment(environment, image_size)
-    tile_size = image_size // env.width
-    rng = keyed_generator("episode", environment, seed)
-    num_actions = len(_action_names(env))
-    _reset(env, seed)
-    _require_bot(env, environment, random_action_fraction)
-    bot = BabyAIBot(env) if random_action_fraction < 1.0 else None
+    name = "episode"
+    restores = True
+    has_events = True
+    sound_rate = 0
 
-    frames, captions, poses = [_frame(env, tile_size)], [_caption(env)], [_pose(env)]
-    actions: list[int] = []
-    rewards: list[float] = []
-    done: list[bool] = []
-    for _ in range(max_steps):
-        chance, random_action = rng.random(), int(rng.integers(num_actions))
-        # The bot is asked at every step, also when its advice is not taken: it follows what it sees.
-        advice = _advice(bot, actions[-1] if actions else None) if bot is not None else None
-        action = random_action if chance < random_action_fraction or advice is None else advice
-        _, reward, terminated, truncated, _ = env.step(action)
-        actions.append(action)
-        rewards.append(float(reward))
-        done.append(bool(terminated))
-        frames.append(_frame(env, tile_size))
-        captions.append(_caption(env))
-        poses.append(_pose(env))
-        if terminated or truncated:
-            break
-    return Episode(
-        key=f"episode-{seed:08d}",
-        frames=np.stack(frames),
-        actions=np.asarray(actions, dtype=np.int64),
-        rewards=np.asarray(rewards, dtype=np.float32),
-        done=np.asarray(done, dtype=np.bool_),
-        poses=np.asarray(poses, dtype=np.int64),
-        mission=env.mission,
-        captions=tuple(captions),
-        environment=environment,
-        seed=seed,
-        num_actions=num_actions,
-    )
-
-
-def branch_frames(environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray:
-    """uint8 [num_actions, H, W, 3]: the true next frame of every possible action after replaying `actions`.
-
-    Raises ValueError when an action does not exist or the episode is already over before the last of `actions`.
-    """
-    env = make_environment(environment, image_size)
-    tile_size = image_size // env.width
-    num_actions = len(_action_names(env))
-    _reset(env, seed)
-
-    def step(action: int) -> bool:
-        _, _, terminated, truncated, _ = env.step(action)
-        return terminated or truncated
-
-    replay(environment, seed, actions, num_actions, step)
-    branches = []
-    for action in range(num_actions):
-        branch = copy.deepcopy(env)
-        branch.step(action)
-        branches.append(_frame(branch, tile_size))
-    return np.stack(branches)
-
-
-class OpenLevel:
-    """A level that is being played (`world.World`)."""
-
-    def __init__(self, env: MiniGridEnv, tile_size: int) -> None:
-        self._env, self._tile_size = env, tile_size
+    def __init__(self, environment: str, seed: int, image_size: int) -> None:
+        self.env = _make(environment)
+        _check_image_size(self.env, environment, image_size)
+        self.num_actions = len(_action_names(self.env))
+        self._has_bot, self._tile_size = environment.startswith(BABYAI), image_size // self.env.width
+        # MiniGrid prints "Sampling rejected: ..." while it searches for a valid world.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.env.reset(seed=seed)
 
     @property
-    def frame(self) -> np.ndarray:
-        """uint8 [size, size, 3]: what is to be seen now."""
-        return _frame(self._env, self._tile_size)
+    def mission(self) -> str:
+        return self.env.mission
 
-    def step(self, action: int) -> Step:
-        """What the action leads to."""
-        _, reward, terminated, truncated, _ = self._env.step(action)
-        return Step(self.frame, float(reward), terminated, truncated)
+    def look(self) -> Moment:
+        return Moment(picture(self.env, self._tile_size), _caption(self.env), _pose(self.env))
+
+    def step(self, action: int) -> tuple[float, bool, bool]:
+        _, reward, terminated, truncated, _ = self.env.step(action)
+        return float(reward), bool(terminated), bool(truncated)
+
+    def save(self) -> MiniGridEnv:
+        return copy.deepcopy(self.env)
+
+    def load(self, state: MiniGridEnv) -> None:
+        self.env = copy.deepcopy(state)
+
+    def possible_events(self) -> list[list[str]]:
+        return possible_events(self.env)
+
+    def make_happen(self, text: str) -> None:
+        make_happen(self.env, text)
+
+    def bot(self) -> Bot | None:
+        """BabyAI's levels have one, MiniGrid's others do not."""
+        return _bot(self.env) if self._has_bot else None
 
     def close(self) -> None:
-        """Ends it."""
-        self._env.close()
+        self.env.close()
 
 
-def open_world(environment: str, seed: int, image_size: int) -> OpenLevel:
-    """The level of `seed`, where its episode begins. Raises ValueError as `make_environment` does."""
-    env = make_environment(environment, image_size)
-    _reset(env, seed)
-    return OpenLevel(env, image_size // env.width)
+def _bot(env: MiniGridEnv) -> Bot:
+    bot = BabyAIBot(env)
 
+    def advice(last_action: int | None) -> int | None:
+        try:
+            action = bot.replan(last_action)
+        except BOT_ERRORS:
+            return None
+        return None if action is None else int(action)
 
-def make_environment(environment: str, image_size: int) -> MiniGridEnv:
-    """The environment, without wrappers. Raises ValueError for an unknown or unsuitable id, or an image size that its
-    grid does not fit exactly."""
-    env = _make(environment)
-    _check_image_size(env, environment, image_size)
-    return env
+    return advice
 
 
 def _make(environment: str) -> MiniGridEnv:
@@ -168,33 +118,10 @@ def _make(environment: str) -> MiniGridEnv:
     return env
 
 
-def _require_bot(env: MiniGridEnv, environment: str, random_action_fraction: float) -> None:
-    if random_action_fraction < 1.0 and not environment.startswith("BabyAI-"):
-        raise ValueError(
-            f"{environment} has no scripted bot (only BabyAI levels do): "
-            f"set random_action_fraction to 1.0 (it is {random_action_fraction}) or choose a BabyAI-... environment"
-        )
-
-
-def _reset(env: MiniGridEnv, seed: int) -> None:
-    # MiniGrid prints "Sampling rejected: ..." while it searches for a valid world.
-    with contextlib.redirect_stdout(io.StringIO()):
-        env.reset(seed=seed)
-
-
 def _action_names(env: MiniGridEnv) -> tuple[str, ...]:
     # Some environments offer only the first few of MiniGrid's seven actions.
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     return tuple(action.name for action in env.actions)[: int(env.action_space.n)]
-
-
-def _advice(bot: BabyAIBot, last_action: int | None) -> int | None:
-    """The bot's next action given the one really taken, or None when it has lost its plan at this step."""
-    try:
-        advice = bot.replan(last_action)
-    except BOT_ERRORS:
-        return None
-    return None if advice is None else int(advice)
 
 
 def _check_image_size(env: MiniGridEnv, environment: str, image_size: int) -> None:
@@ -212,7 +139,7 @@ def _check_image_size(env: MiniGridEnv, environment: str, image_size: int) -> No
         )
 
 
-def _frame(env: MiniGridEnv, tile_size: int) -> np.ndarray:
+def picture(env: MiniGridEnv, tile_size: int) -> np.ndarray:
     """uint8 [height, width, 3], the picture of `env.get_frame(highlight=False, tile_size=tile_size)`.
 
     Drawn from MiniGrid's own cached tiles: `get_frame` also computes the agent's field of view, which nothing here
@@ -236,18 +163,12 @@ def _caption(env: MiniGridEnv) -> str:
     """What the frame shows: the agent, then every object in reading order, e.g.
     `agent facing right at d4; red ball at c5; open yellow door at h6`. A carried object is not in the picture."""
     x, y, direction = _pose(env)
-    parts = [f"agent facing {DIRECTIONS[direction]} at {_cell_name(x, y)}"]
+    parts = [f"agent facing {DIRECTIONS[direction]} at {cell_name(x, y)}"]
     for index, cell in enumerate(env.grid.grid):
         if cell is not None and cell.type not in UNNAMED:
             y, x = divmod(index, env.width)
-            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {_cell_name(x, y)}")
+            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {cell_name(x, y)}")
     return "; ".join(parts)
-
-
-def _cell_name(x: int, y: int) -> str:
-    """Column letter and row number from 0, as on a chess board: one word per place is one token per place."""
-    letters = ascii_lowercase[x] if x < 26 else ascii_lowercase[x // 26 - 1] + ascii_lowercase[x % 26]
-    return f"{letters}{y}"
 
 
 def _door_state(cell: object) -> str:

@@ -7,13 +7,12 @@ One recording at a time may write into a folder.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from data_pipelines.shards.atomic import remove_partials
 from data_pipelines.shards.index import INDEX_FILE, read_manifest
@@ -26,8 +25,11 @@ from data_pipelines.shards.unfinished import (
     read_sidecars,
 )
 from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources import any_environment, atari, minigrid, world
-from data_pipelines.sources.episode import Episode, encode_episode
+from data_pipelines.sources.episode import encode_episode
+from data_pipelines.sources.families import branch_frames as branch_frames
+from data_pipelines.sources.families import family_of, open_world
+from data_pipelines.sources.play import Rules, play_episodes
+from data_pipelines.sources.policies import LoadPolicy, load_players, no_bot, scripted_policy
 from data_pipelines.sources.processes import run_tasks
 
 SEEDS_PER_RUN = 10_000_000
@@ -39,32 +41,10 @@ SPLIT_SEEDS = {
 """Environment seeds of a run with seed s, less s * 10 million: no two splits and no two runs share an episode."""
 
 
-class World(Protocol):
-    """A module that plays environments of one family."""
-
-    def action_names(self, environment: str) -> tuple[str, ...]: ...
-
-    def check_settings(self, environment: str, image_size: int, random_action_fraction: float) -> None: ...
-
-    def record_episode(
-        self, environment: str, seed: int, *, max_steps: int, random_action_fraction: float, image_size: int
-    ) -> Episode: ...
-
-    def branch_frames(self, environment: str, seed: int, actions: Sequence[int], image_size: int) -> np.ndarray: ...
-
-    def open_world(self, environment: str, seed: int, image_size: int) -> world.World: ...
-
-
-def world_of(environment: str) -> World:
-    """Who plays it."""
-    if environment.startswith(atari.PREFIX):
-        return atari
-    return minigrid if environment.startswith(minigrid.PREFIXES) else any_environment
-
-
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What is recorded; the same values give the same bytes."""
+    """What is recorded; the same values give the same bytes. `policies` are settings as `policies.py` has them, each a
+    plain object with its `kind` and `share`."""
 
     seed: int
     environment: str
@@ -72,9 +52,10 @@ class Recording:
     validation_episodes: int
     test_episodes: int
     max_steps: int
-    random_action_fraction: float
+    policies: Sequence[Mapping[str, Any]]
     image_size: int
     episodes_per_shard: int
+    event_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         for split, episodes in self.splits.items():
@@ -98,15 +79,20 @@ class ShardTask:
     first_seed: int
     num_episodes: int
     recording: Recording
+    load_policy: LoadPolicy
 
 
 def record_dataset(
-    folder: Path, recording: Recording, progress: Callable[[int], None] | None = None, processes: int | None = None
+    folder: Path,
+    recording: Recording,
+    progress: Callable[[int], None] | None = None,
+    processes: int | None = None,
+    load_policy: LoadPolicy = scripted_policy,
 ) -> bool:
     """Records `folder`/SPLIT of every split; False, without any work, when they are complete already.
 
     `progress(episodes)` is told of finished episodes shard by shard, those kept from an interruption first.
-    `processes` is the number of worker processes, by default one per usable core.
+    `processes` is the number of worker processes, by default one per usable core. `load_policy` makes the policies.
     Raises ValueError when the folder holds a recording of other settings or the settings cannot be recorded, OSError
     naming the path when the disk is full, RuntimeError when a worker process was killed. Finished shards stay.
     """
@@ -114,14 +100,11 @@ def record_dataset(
         _check_settings(folder / split, recording)
     if all(is_complete(folder / split) for split in recording.splits):
         return False
-    # Refuses bad settings before any process starts.
-    world_of(recording.environment).check_settings(
-        recording.environment, recording.image_size, recording.random_action_fraction
-    )
+    _check_playable(recording, load_policy)
     for split in recording.splits:
         (folder / split).mkdir(parents=True, exist_ok=True)
     report = progress or _ignore
-    tasks = {split: shard_tasks(folder / split, recording, split) for split in recording.splits}
+    tasks = {split: shard_tasks(folder / split, recording, split, load_policy) for split in recording.splits}
     missing = [task for split in tasks for task in _missing(folder / split, tasks[split])]
     kept = sum(recording.splits.values()) - sum(task.num_episodes for task in missing)
     if kept:
@@ -136,13 +119,17 @@ def record_dataset(
     return True
 
 
-def shard_tasks(folder: Path, recording: Recording, split: str) -> list[ShardTask]:
+def shard_tasks(
+    folder: Path, recording: Recording, split: str, load_policy: LoadPolicy = scripted_policy
+) -> list[ShardTask]:
     """Every shard of a split, in order."""
     first = recording.seed * SEEDS_PER_RUN + SPLIT_SEEDS[split].start
     size, episodes = recording.episodes_per_shard, recording.splits[split]
+    starts = range(0, episodes, size)
+    paths = [folder / f"{split}-{number:06d}.tar" for number in range(len(starts))]
     return [
-        ShardTask(folder / f"{split}-{number:06d}.tar", first + start, min(size, episodes - start), recording)
-        for number, start in enumerate(range(0, episodes, size))
+        ShardTask(path, first + start, min(size, episodes - start), recording, load_policy)
+        for path, start in zip(paths, starts, strict=True)
     ]
 
 
@@ -156,15 +143,28 @@ def record_shard(task: ShardTask) -> int:
 
 def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
     recording = task.recording
-    for seed in range(task.first_seed, task.first_seed + task.num_episodes):
-        episode = world_of(recording.environment).record_episode(
-            recording.environment,
-            seed,
-            max_steps=recording.max_steps,
-            random_action_fraction=recording.random_action_fraction,
-            image_size=recording.image_size,
-        )
+    episodes = play_episodes(
+        recording.environment,
+        range(task.first_seed, task.first_seed + task.num_episodes),
+        load_players(recording.policies, task.load_policy),
+        Rules(recording.max_steps, recording.image_size, recording.event_fraction),
+    )
+    for episode in episodes:
         yield episode.key, encode_episode(episode), {"frames": len(episode.frames)}
+
+
+def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
+    """Refuses bad settings before any process starts."""
+    load_players(recording.policies, load_policy)
+    world = open_world(recording.environment, 0, recording.image_size)
+    if any(policy["kind"] == "bot" for policy in recording.policies) and world.simulator.bot() is None:
+        raise ValueError(no_bot(recording.environment))
+    if recording.event_fraction and not world.simulator.has_events:
+        raise ValueError(
+            f"nothing happens in {recording.environment} because a text says so: set event_fraction to 0 (it is "
+            f"{recording.event_fraction})"
+        )
+    world.close()
 
 
 def _ignore(_: int) -> None:
@@ -172,13 +172,13 @@ def _ignore(_: int) -> None:
 
 
 def _metadata(recording: Recording) -> dict[str, Any]:
-    names = list(world_of(recording.environment).action_names(recording.environment))
+    names = list(family_of(recording.environment).action_names(recording.environment))
     return {"kind": "episodes", "recording": asdict(recording), "num_actions": len(names), "action_names": names}
 
 
 def _check_settings(folder: Path, recording: Recording) -> None:
     """Raises ValueError when `folder` holds a recording, finished or interrupted, of other settings."""
-    wanted = asdict(recording)
+    wanted = json.loads(json.dumps(asdict(recording)))
     found = [entry["recording"] for entry in read_sidecars(folder).values()]
     if (folder / INDEX_FILE).exists():
         found.append(read_manifest(folder).metadata.get("recording", {}))

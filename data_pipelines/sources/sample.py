@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.episode import Episode, decode_episode, silence, sound_of
+from data_pipelines.sources.episode import Episode, Event, decode_episode, silence, sound_of
 from data_pipelines.sources.fields import (
     ACTIONS_FIELD,
     PICTURE_FIELDS,
@@ -46,6 +46,7 @@ class Sample:
     rewards            float32 [T]; nan where there are none
     done               bool [T]
     num_actions        size of the action space; 0 without one
+    events             what happened by a text, each before the action of its step
     """
 
     key: str
@@ -59,6 +60,7 @@ class Sample:
     rewards: np.ndarray
     done: np.ndarray
     num_actions: int
+    events: tuple[Event, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -102,6 +104,7 @@ def sample_of(episode: Episode) -> Sample:
         rewards=episode.rewards,
         done=episode.done,
         num_actions=episode.num_actions,
+        events=episode.events,
     )
 
 

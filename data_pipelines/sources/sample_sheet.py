@@ -75,7 +75,8 @@ def _item(reader: ShardReader, number: int) -> SheetItem:
         sample = decode_sample(key, fields)
     except ValueError as error:
         return SheetItem(reader.key(number), shard, "", (), "", (), str(error))
-    words = (sample.mission, *dict.fromkeys(sample.captions))
+    events = (f"before step {event.step}: {event.text}" for event in sample.events)
+    words = (sample.mission, *events, *dict.fromkeys(sample.captions))
     return SheetItem(
         key=key,
         shard=shard,

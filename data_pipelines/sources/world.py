@@ -1,15 +1,41 @@
-"""One life of an environment that somebody plays, whatever its family."""
+"""One life of an environment, whatever its family: what recording, live play and planning step.
+
+A family of environments (`minigrid.py`, `atari.py`, `any_environment.py`) brings a `Simulator`; `World` is what
+everyone else sees of it.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
+
+SILENCE = np.zeros(0, dtype=np.float32)
+Bot = Callable[[int | None], int | None]
+"""Told the last action (None at the beginning), advises the next one; None when it has lost its plan."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """What there is at one time.
+
+    frame    uint8 [size, size, 3]
+    caption  what the frame shows
+    pose     of the agent: x, y, direction; () where nobody tells
+    sound    float32 [samples] that led up to it; none in a silent world
+    """
+
+    frame: np.ndarray
+    caption: str
+    pose: tuple[float, ...] = ()
+    sound: np.ndarray = field(default_factory=lambda: SILENCE)
 
 
 class Step(NamedTuple):
-    """What an action led to: frame uint8 [size, size, 3]. `terminated`: the world has ended; `truncated`: its time is
-    over."""
+    """What an action led to. `terminated`: the world has ended; `truncated`: its time is over."""
 
     frame: np.ndarray
     reward: float
@@ -17,12 +43,134 @@ class Step(NamedTuple):
     truncated: bool
 
 
-class World(Protocol):
-    """An environment from where the episode of its seed begins. `frame` is what is to be seen now."""
+class Simulator(Protocol):
+    """An environment that was reset with a seed: what each family implements. Calls come from a `World`, which checks
+    actions and does not step what is over."""
+
+    name: str
+    """In the keys of episodes."""
+    num_actions: int
+    sound_rate: int
+    """Samples per second; 0 in a silent world."""
+    restores: bool
+    """Whether `save` and `load` bring back its exact state."""
+    has_events: bool
+    """Whether things happen in it because a text says so."""
 
     @property
-    def frame(self) -> np.ndarray: ...
+    def mission(self) -> str: ...
 
-    def step(self, action: int) -> Step: ...
+    def look(self) -> Moment: ...
+
+    def step(self, action: int) -> tuple[float, bool, bool]:
+        """(reward, terminated, truncated)"""
+        ...
+
+    def save(self) -> Any: ...
+
+    def load(self, state: Any) -> None:
+        """The state stays as it is: it may be loaded again."""
+        ...
+
+    def possible_events(self) -> Sequence[Sequence[str]]:
+        """Sentences that can come true now, by kind of event; the recorder takes a kind, then one of it."""
+        ...
+
+    def make_happen(self, text: str) -> None:
+        """Raises ValueError when it cannot."""
+        ...
+
+    def bot(self) -> Bot | None:
+        """A bot of the environment's own that plays from here, if there is one."""
+        ...
 
     def close(self) -> None: ...
+
+
+class Family(Protocol):
+    """A module that plays environments of one family."""
+
+    def action_names(self, environment: str) -> tuple[str, ...]:
+        """Names of the actions 0, 1, ..."""
+        ...
+
+    def open_simulator(self, environment: str, seed: int, image_size: int) -> Simulator: ...
+
+
+class Snapshot(NamedTuple):
+    """A state to come back to."""
+
+    state: Any
+    moment: Moment
+    over: bool
+
+
+class World:
+    """One life of an environment, from where the episode of its seed begins; a pure function of (environment, seed)
+    and what is done in it.
+
+    moment       what there is now; `frame` is its picture, uint8 [size, size, 3]
+    num_actions  actions are 0 .. num_actions - 1
+    mission      what the agent is asked to do
+    over         nothing can be done any more
+    restores     whether `snapshot` and `restore` work
+    """
+
+    def __init__(self, environment: str, seed: int, simulator: Simulator) -> None:
+        self.environment, self.seed, self.simulator = environment, seed, simulator
+        self.num_actions, self.restores = simulator.num_actions, simulator.restores
+        self.moment = simulator.look()
+        self.over = False
+
+    @property
+    def frame(self) -> np.ndarray:
+        return self.moment.frame
+
+    @property
+    def mission(self) -> str:
+        return self.simulator.mission
+
+    def step(self, action: int) -> Step:
+        """Raises ValueError for an action that does not exist, or when the episode is over."""
+        if not 0 <= action < self.num_actions:
+            raise ValueError(f"{self.environment}: action {action} is outside 0..{self.num_actions - 1}")
+        if self.over:
+            raise ValueError(f"{self.environment}, seed {self.seed}: the episode is over")
+        reward, terminated, truncated = self.simulator.step(int(action))
+        self.moment, self.over = self.simulator.look(), terminated or truncated
+        return Step(self.moment.frame, float(reward), terminated, truncated)
+
+    def make_happen(self, text: str) -> None:
+        """An event: the world changes as a text says, which the frame of the next step shows.
+
+        Raises ValueError when this world has no events, cannot make this one happen, or is over.
+        """
+        if self.over:
+            raise ValueError(f"{self.environment}, seed {self.seed}: the episode is over")
+        self.simulator.make_happen(text)
+
+    def snapshot(self) -> Snapshot:
+        """The state, exactly: after `restore` the same actions lead to the same frames and rewards.
+
+        Raises ValueError when the environment cannot be set back.
+        """
+        if not self.restores:
+            raise ValueError(
+                f"{self.environment} cannot be set back to an earlier state: open it again and repeat the actions"
+            )
+        return Snapshot(self.simulator.save(), self.moment, self.over)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to where `snapshot` was taken, in this world; as often as wanted."""
+        self.simulator.load(snapshot.state)
+        self.moment, self.over = snapshot.moment, snapshot.over
+
+    def close(self) -> None:
+        self.simulator.close()
+
+
+def scaled(picture: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [height, width, 3] to [size, size, 3]."""
+    if picture.shape[:2] == (size, size):
+        return np.ascontiguousarray(picture)
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX))

@@ -1,9 +1,12 @@
-"""What the tests of recorded data share: small settings, a folder's bytes, a flipped byte."""
+"""What the tests of recorded data share: small settings, episodes, a folder's bytes, a flipped byte."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.play import Rules, play_episodes
+from data_pipelines.sources.policies import load_players, scripted_policy
 from data_pipelines.sources.recording import Recording
 
 ENVIRONMENT = "BabyAI-GoToLocalS8N3-v0"
@@ -17,11 +20,25 @@ def small_recording(**changes: object) -> Recording:
         "validation_episodes": 4,
         "test_episodes": 2,
         "max_steps": 6,
-        "random_action_fraction": 0.6,
+        "policies": [{"kind": "bot", "share": 1.0, "random_action_fraction": 0.6}],
         "image_size": 64,
         "episodes_per_shard": 4,
     }
     return Recording(**(settings | changes))  # pyright: ignore[reportArgumentType]
+
+
+def played(
+    environment: str,
+    *seeds: int,
+    max_steps: int = 8,
+    image_size: int = 64,
+    event_fraction: float = 0.0,
+    kind: str = "sticky",
+    **policy: object,
+) -> list[Episode]:
+    """The episodes of these seeds."""
+    players = load_players([{"kind": kind, **policy}], scripted_policy)
+    return list(play_episodes(environment, seeds, players, Rules(max_steps, image_size, event_fraction)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

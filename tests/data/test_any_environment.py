@@ -10,11 +10,15 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from recorded_data import played
 
 from data_pipelines.shards.reader import ShardReader
-from data_pipelines.sources.any_environment import action_names, branch_frames, record_episode
+from data_pipelines.sources.any_environment import action_names
 from data_pipelines.sources.episode import decode_episode, encode_episode
-from data_pipelines.sources.recording import Recording, record_dataset, world_of
+from data_pipelines.sources.families import branch_frames, open_world
+from data_pipelines.sources.recording import Recording, record_dataset
+
+CRAFTER = "data_pipelines.sources.crafter:Crafter-v1"
 
 
 class Lamps(gymnasium.Env):
@@ -52,15 +56,14 @@ gymnasium.register("Restless-v0", Restless)
 
 
 def test_one_seed_is_one_episode() -> None:
-    settings = {"max_steps": 8, "random_action_fraction": 1.0, "image_size": 64}
-    one, again, other = (record_episode("CartPole-v1", seed, **settings) for seed in (3, 3, 4))
+    one, again, other = (played("CartPole-v1", seed)[0] for seed in (3, 3, 4))
     assert encode_episode(one) == encode_episode(again) and encode_episode(one) != encode_episode(other)
     assert one.frames.shape[1:] == (64, 64, 3) and len(one.frames) == len(one.actions) + 1
     assert action_names("CartPole-v1") == ("action_0", "action_1")
 
 
 def test_world_of_the_users_own_is_recorded_with_its_mission(tmp_path: Path) -> None:
-    recording = Recording(0, "Lamps-v0", 6, 2, 2, 5, 1.0, 32, 3)
+    recording = Recording(0, "Lamps-v0", 6, 2, 2, 5, [{"kind": "random"}], 32, 3)
     assert record_dataset(tmp_path, recording, processes=1)
     reader = ShardReader(tmp_path / "train")
     episode = decode_episode(*reader.read(0))
@@ -68,12 +71,13 @@ def test_world_of_the_users_own_is_recorded_with_its_mission(tmp_path: Path) -> 
     assert episode.frames.shape[1:] == (32, 32, 3) and set(np.unique(episode.frames)) <= {0, 255}
 
 
-@pytest.mark.parametrize("environment", ["CartPole-v1", "Lamps-v0", "ALE/Pong-v5"])
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Lamps-v0", "ALE/Pong-v5", CRAFTER])
 def test_branch_of_the_recorded_action_is_the_recorded_frame(environment: str) -> None:
-    world = world_of(environment)
-    episode = world.record_episode(environment, 5, max_steps=4, random_action_fraction=1.0, image_size=64)
+    if environment == CRAFTER:
+        pytest.importorskip("crafter")
+    (episode,) = played(environment, 5, max_steps=4)
     for step, action in enumerate(episode.actions):
-        branches = world.branch_frames(environment, 5, episode.actions[:step].tolist(), 64)
+        branches = branch_frames(environment, 5, episode.actions[:step].tolist(), 64)
         assert len(branches) == episode.num_actions
         assert np.array_equal(branches[action], episode.frames[step + 1])
 
@@ -81,14 +85,13 @@ def test_branch_of_the_recorded_action_is_the_recorded_frame(environment: str) -
 @pytest.mark.parametrize(
     ("package", "environment"),
     [
-        ("crafter", "data_pipelines.sources.crafter:Crafter-v1"),
+        ("crafter", CRAFTER),
         ("miniworld", "miniworld:MiniWorld-FourRooms-v0"),
     ],
 )
 def test_worlds_of_other_packages_replay_exactly(package: str, environment: str) -> None:
     pytest.importorskip(package)
-    episode = record_episode(environment, 1, max_steps=3, random_action_fraction=1.0, image_size=64)
-    again = record_episode(environment, 1, max_steps=3, random_action_fraction=1.0, image_size=64)
+    episode, again = (played(environment, 1, max_steps=3)[0] for _ in range(2))
     assert np.array_equal(episode.frames, again.frames) and np.ptp(episode.frames) > 0
     assert len(action_names(environment)) == episode.num_actions
 
@@ -105,8 +108,6 @@ def test_what_cannot_be_recorded_is_refused() -> None:
         ("Pendulum-v1", "only Discrete ones, from 0, can be recorded"),
     ):
         with pytest.raises(ValueError, match=said):
-            record_episode(environment, 0, max_steps=2, random_action_fraction=1.0, image_size=32)
-    with pytest.raises(ValueError, match=r"no scripted bot: set random_action_fraction to 1\.0"):
-        record_episode("CartPole-v1", 0, max_steps=2, random_action_fraction=0.5, image_size=32)
+            open_world(environment, 0, 32)
     with pytest.raises(ValueError, match=r"action 4 at step 1 is outside 0\.\.1"):
         branch_frames("CartPole-v1", 0, [0, 4], 32)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+from recorded_data import played
 
-from data_pipelines.sources.atari import SOUND_RATE, action_names, record_episode
+from data_pipelines.sources.atari import SOUND_RATE, action_names
 from data_pipelines.sources.episode import Episode, decode_episode, encode_episode
+from data_pipelines.sources.families import open_world
 from data_pipelines.sources.sample import decode_sample
 
 GAME = "ALE/Pong-v5"
 
 
 def record(seed: int, steps: int = 12) -> Episode:
-    return record_episode(GAME, seed, max_steps=steps, random_action_fraction=1.0, image_size=64)
+    return played(GAME, seed, max_steps=steps, repeat_fraction=0.75)[0]
 
 
 def test_one_seed_is_one_episode_and_survives_its_shard() -> None:
@@ -48,7 +50,5 @@ def test_a_longer_recording_begins_like_a_shorter_one() -> None:
 def test_actions_have_names_and_what_is_unknown_is_refused() -> None:
     assert action_names(GAME) == ("noop", "fire", "right", "left", "rightfire", "leftfire")
     with pytest.raises(ValueError, match=r"unknown environment 'ALE/Pung-v5'.*ALE/Pong-v5"):
-        record_episode("ALE/Pung-v5", 0, max_steps=2, random_action_fraction=1.0, image_size=64)
-    with pytest.raises(ValueError, match=r"no scripted bot: set random_action_fraction to 1\.0 \(it is 0\.5\)"):
-        record_episode(GAME, 0, max_steps=2, random_action_fraction=0.5, image_size=64)
+        open_world("ALE/Pung-v5", 0, 64)
     assert GAME in gymnasium.registry

@@ -4,10 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from recorded_data import played
 
 from data_pipelines.sources import minigrid
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.minigrid import action_names, branch_frames, record_episode
+from data_pipelines.sources.families import branch_frames, open_world
+from data_pipelines.sources.minigrid import action_names
 
 ENVIRONMENT = "BabyAI-GoToLocalS8N3-v0"
 RGB = {
@@ -21,7 +23,9 @@ RGB = {
 
 
 def record(seed: int, environment: str = ENVIRONMENT, fraction: float = 0.6, image_size: int = 64) -> Episode:
-    return record_episode(environment, seed, max_steps=8, random_action_fraction=fraction, image_size=image_size)
+    if fraction == 1.0:
+        return played(environment, seed, image_size=image_size, kind="random")[0]
+    return played(environment, seed, image_size=image_size, kind="bot", random_action_fraction=fraction)[0]
 
 
 def test_the_same_seed_gives_the_same_episode() -> None:
@@ -38,11 +42,10 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("environment", [ENVIRONMENT, "BabyAI-UnlockLocal-v0"])
 def test_frames_are_minigrids_own_pictures(environment: str) -> None:
-    env = minigrid._make(environment)
-    minigrid._reset(env, 3)
+    level = minigrid.open_simulator(environment, 3, 8 * minigrid._make(environment).width)
     for action in (2, 1, 2, 3, 5, 0, 2, 4, 2):
-        assert np.array_equal(minigrid._frame(env, 8), env.get_frame(highlight=False, tile_size=8))
-        env.step(action)
+        assert np.array_equal(level.look().frame, level.env.get_frame(highlight=False, tile_size=8))
+        level.step(action)
 
 
 def test_every_branch_is_what_the_environment_really_does() -> None:
@@ -70,9 +73,7 @@ def test_rewards_and_done_arrive_with_the_next_frame() -> None:
 
 
 def test_the_pure_bot_solves_the_level() -> None:
-    episodes = [
-        record_episode(ENVIRONMENT, seed, max_steps=40, random_action_fraction=0.0, image_size=64) for seed in range(8)
-    ]
+    episodes = played(ENVIRONMENT, *range(8), max_steps=40, kind="bot", random_action_fraction=0.0)
     assert all(episode.done[-1] for episode in episodes)
 
 
@@ -135,19 +136,17 @@ def test_action_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "fraction", "image_size", "message"),
+    ("environment", "image_size", "message"),
     [
-        ("BabyAI-GoToLocalS8N33-v0", 0.5, 64, "BabyAI-GoToLocalS8N3-v0.*extras"),
-        ("MiniGrid-Empty-8x8-v0", 0.5, 64, "no scripted bot.*random_action_fraction to 1.0"),
-        ("CartPole-v1", 1.0, 64, "not a MiniGrid environment"),
-        (ENVIRONMENT, 0.5, 60, "8x8 cells.*multiple of 8, e.g. 56 or 64"),
-        (ENVIRONMENT, 0.5, 4, "multiple of 8"),
-        ("BabyAI-OpenRedDoor-v0", 0.5, 90, "9x5 cells and frames are square"),
+        ("BabyAI-GoToLocalS8N33-v0", 64, "BabyAI-GoToLocalS8N3-v0.*extras"),
+        (ENVIRONMENT, 60, "8x8 cells.*multiple of 8, e.g. 56 or 64"),
+        (ENVIRONMENT, 4, "multiple of 8"),
+        ("BabyAI-OpenRedDoor-v0", 90, "9x5 cells and frames are square"),
     ],
 )
-def test_unsuitable_settings_are_refused(environment: str, fraction: float, image_size: int, message: str) -> None:
+def test_unsuitable_settings_are_refused(environment: str, image_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        record(0, environment, fraction, image_size)
+        open_world(environment, 0, image_size)
 
 
 def test_an_environment_without_a_bot_is_played_at_random() -> None:

@@ -53,15 +53,15 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[int] = []
-    real = minigrid.record_episode
+    real = minigrid.open_simulator
 
-    def interrupted_at_the_seventh(environment: str, seed: int, **settings: object) -> object:
+    def interrupted_at_the_seventh(environment: str, seed: int, image_size: int) -> object:
         if len(played) == 6:
             raise KeyboardInterrupt
         played.append(seed)
-        return real(environment, seed, **settings)  # pyright: ignore[reportArgumentType]
+        return real(environment, seed, image_size)
 
-    monkeypatch.setattr(minigrid, "record_episode", interrupted_at_the_seventh)
+    monkeypatch.setattr(minigrid, "open_simulator", interrupted_at_the_seventh)
     with pytest.raises(KeyboardInterrupt):
         record_dataset(tmp_path, small_recording(), processes=1)
     assert sorted(contents(tmp_path)) == [
@@ -74,9 +74,9 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     with pytest.raises(ValueError, match="max_steps"):
         record_dataset(tmp_path, small_recording(max_steps=7))
     counted: list[int] = []
-    monkeypatch.setattr(minigrid, "record_episode", lambda *a, **k: counted.append(a[1]) or real(*a, **k))
+    monkeypatch.setattr(minigrid, "open_simulator", lambda *given: counted.append(given[1]) or real(*given))
     assert record_dataset(tmp_path, small_recording(), processes=1)
-    assert len(counted) == 12, "the first shard's four episodes are kept"
+    assert len(counted) == 1 + 12, "one world to see whether it can be played; the first shard's episodes are kept"
     assert contents(tmp_path) == contents(recorded)
 
 

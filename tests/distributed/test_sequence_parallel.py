@@ -44,7 +44,8 @@ def test_two_ranks_share_rows_as_one_has_them(trained: dict[int, Path], name: st
         assert there["tokens"] == line["tokens"], "each is counted once"
         if line["norm"] is not None:
             assert there["norm"] == pytest.approx(line["norm"], rel=1e-4)
-    assert one[-1]["loss"] < one[1]["loss"], "it trains, so that a wrong gradient would show"
+    of_a_kind = one[::3]  # batches with answers in the first half of their rows alone
+    assert of_a_kind[-1]["loss"] < of_a_kind[0]["loss"], "it trains, so that a wrong gradient would show"
     states = [StoredState(trained[ranks] / f"{name}-{zero}") for ranks in (1, 2)]
     for kind in ("weight", "exp_avg", "exp_avg_sq"):
         assert set(states[0].names(kind)) == set(states[1].names(kind))

@@ -72,6 +72,22 @@ def test_two_processes_train_like_one_with_muon(zero: int, tmp_path: Path) -> No
     require_equal_losses(trained(tmp_path / "one", *settings), two)
 
 
+OWN_FRAMES = (
+    "stages.interactive.objectives.frames={kind: teacher_forcing}",
+    "stages.interactive.batch.row_tokens=512",
+    "stages.interactive.own_rollout={after: 0.6}",
+)
+
+
+@pytest.mark.parametrize("split", ["engine.zero=3", "engine.sequence_parallel=2"])
+def test_two_processes_train_on_the_same_frames_of_their_own(split: str, tmp_path: Path) -> None:
+    """What the model makes depends on the window, not on who has it, nor on which part of it."""
+    two = interactive(tmp_path / "two", split, *OWN_FRAMES)
+    result = command("train", str(two.config_file), ranks=2)
+    assert result.returncode == 0, result.stderr
+    require_equal_losses(trained(tmp_path / "one", *OWN_FRAMES), two)
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_accumulation_does_not_change_the_run(accumulation: int, zero: int, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.minigrid import record_episode
+from data_pipelines.sources.play import Rules, play_episodes
+from data_pipelines.sources.policies import load_players, scripted_policy
 from unimodel.evaluation import report_samples
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.tokenizers.unified import TokenisedEpisode
@@ -72,8 +73,8 @@ def steps_with(next_code: NextCode) -> Callable[..., list[WorldState]]:
 
 @pytest.fixture(scope="module")
 def episode() -> Episode:
-    settings = {"max_steps": 12, "random_action_fraction": 0.9, "image_size": 64}
-    recorded = (record_episode(ENVIRONMENT, seed, **settings) for seed in range(100, 120))
+    players = load_players([{"kind": "bot", "random_action_fraction": 0.9}], scripted_policy)
+    recorded = play_episodes(ENVIRONMENT, range(100, 120), players, Rules(12, 64))
     return next(one for one in recorded if one.num_steps >= 8)
 
 

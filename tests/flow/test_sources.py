@@ -94,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     folder = tmp_path_factory.mktemp("sources")
     values = world_config(folder)
     pong = {"environment": "ALE/Pong-v5", "train_episodes": 8, "validation_episodes": 2, "test_episodes": 2}
-    pong |= {"max_steps": 6, "random_action_fraction": 1.0, "episodes_per_shard": 4}
+    pong |= {"max_steps": 6, "policies": [{"kind": "sticky"}], "episodes_per_shard": 4}
     index_pictures(folder / "pictures")
     for name, make in {"sounds": build_sounds, "films": build_films, "texts": build_texts}.items():
         make(folder / name)

@@ -78,6 +78,14 @@ def toy_film(seed: int = 0, steps: int = 4) -> TokenisedEpisode:
     )
 
 
+def toy_eventful(seed: int = 0, steps: int = 6) -> TokenisedEpisode:
+    """The same as `toy_episode`, with events at steps 1, 3 (two of them) and the last."""
+    rng = np.random.default_rng(seed)
+    at = enumerate((1, 3, 3, steps - 1))
+    events = tuple((step, rng.integers(3, VOCABULARY.text_size, size=2 + number)) for number, step in at)
+    return replace(toy_episode(seed, steps), events=events)
+
+
 def laid_out(
     ids: np.ndarray, block: np.ndarray, stream: np.ndarray | None = None, target: np.ndarray | None = None
 ) -> CorruptedSequence:

@@ -11,7 +11,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy_sequences import BUILDER, PAD_ID, VOCABULARY, all_logits, tiny_backbone, toy_episode, toy_film, toy_talkie
+from toy_sequences import (
+    BUILDER,
+    PAD_ID,
+    VOCABULARY,
+    all_logits,
+    tiny_backbone,
+    toy_episode,
+    toy_eventful,
+    toy_film,
+    toy_talkie,
+)
 
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import CorruptedSequence, TokenSequence, dense_mask, pack
@@ -24,7 +34,7 @@ from unimodel.sampling.fill import read_only
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.vocabulary import Modality
 
-EPISODES = [toy_episode(3, steps=5, side=4), toy_talkie(1), toy_film(2)]
+EPISODES = [toy_episode(3, steps=5, side=4), toy_talkie(1), toy_film(2), toy_eventful(1, steps=5)]
 
 
 def settings(**changes: float) -> TeacherForcingConfig:

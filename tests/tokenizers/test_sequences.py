@@ -5,6 +5,8 @@ Run: pytest tests/tokenizers/test_sequences.py
 
 from __future__ import annotations
 
+import hashlib
+import io
 from dataclasses import fields, replace
 from typing import get_args
 
@@ -12,19 +14,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode, toy_film, toy_talkie
+from toy_sequences import BOS_ID, BUILDER, EOS_ID, VOCABULARY, toy_episode, toy_eventful, toy_film, toy_talkie
 
 from data_pipelines.shards.table import SampleEntry
 from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
-from unimodel.layout import GRID_SPACING, STEP_MODALITIES, Layout, Role, Span
+from unimodel.layout import CAUSAL, GRID_SPACING, STEP_MODALITIES, Layout, Role, Span
 from unimodel.tokenizers.action import reward_codes
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, encode_tokenised, tokenised_lengths
 from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode, first_place, sequence_length
 from unimodel.vocabulary import Modality
 
 EPISODE = toy_episode(2, steps=6)
+EVENTFUL = toy_eventful(2, steps=6)
 ALL = [
+    *[BUILDER.interaction(EVENTFUL, start, frames) for start, frames in [(0, 7), (1, 2), (2, 3), (4, 3)]],
     BUILDER.clip(toy_talkie(3), 1, 3),
     BUILDER.interaction(toy_talkie(3), 0, 4),
     BUILDER.interaction(toy_film(3), 1, 3),
@@ -36,6 +40,7 @@ ALL = [
     BUILDER.image_to_text(EPISODE.frames[3], EPISODE.captions[3], "e"),
     *[BUILDER.interaction(EPISODE, start, frames) for start, frames in [(0, 7), (2, 3), (5, 4), (6, 3)]],
 ]
+ALL_WITHOUT_EVENTS = ALL[4:]
 
 
 def codes(sequence: TokenSequence, span: Span) -> np.ndarray:
@@ -99,6 +104,36 @@ def test_interaction_asks_nothing_about_the_mission() -> None:
     assert VOCABULARY.no_action in sequence.ids.tolist()
 
 
+@pytest.mark.parametrize(("start", "frames", "told"), [(0, 7, [0, 1, 2, 3]), (1, 2, [0]), (2, 4, [1, 2]), (4, 2, [])])
+def test_events_stand_in_front_of_the_action_of_their_step(start: int, frames: int, told: list[int]) -> None:
+    sequence, without = (BUILDER.interaction(episode, start, frames) for episode in (EVENTFUL, EPISODE))
+    mission, *texts = [span for span in of(sequence, Modality.TEXT) if span.role is Role.CONDITION]
+    assert mission.time == 0 and len(texts) == len(told)
+    event_tokens = np.zeros(len(sequence), dtype=bool)
+    following = {span.start: span for span in sequence.spans}
+    for span, number in zip(texts, told, strict=True):
+        step, ids = EVENTFUL.events[number]
+        assert codes(sequence, span).tolist() == [*ids.tolist(), EOS_ID]
+        assert sequence.ids[span.start - 1] == BOS_ID and span.time == step - start + 1
+        event_tokens[span.start - 1 : span.stop] = True
+        after = following[span.stop]
+        while after.modality is Modality.TEXT:  # another event of the same step
+            after = following[after.stop]
+        assert after.modality is Modality.ACTION and after.time == span.time
+    assert (sequence.layout.blocks[event_tokens] == CAUSAL).all()
+    assert sequence.ids[~event_tokens].tolist() == without.ids.tolist(), "nothing else changes"
+    assert len(BUILDER.clip(EVENTFUL, start, frames)) == len(BUILDER.clip(EPISODE, start, frames))
+
+
+def test_sequences_without_events_are_what_they_were_before_there_were_events() -> None:
+    """Ids, positions and blocks of every kind, by their digest."""
+    digest = hashlib.sha256()
+    for sequence in ALL_WITHOUT_EVENTS:
+        for array in (sequence.ids, sequence.position_ids(), sequence.layout.blocks):
+            digest.update(array.astype("<i8").tobytes())
+    assert digest.hexdigest() == "11d721e847063fa24e27d0612511c16b3ccbb48ed2bfa25935022b34c1af95ae"
+
+
 def test_clip_holds_caption_frame_action_and_next_frame() -> None:
     sequence = BUILDER.clip(EPISODE, 2)
     first, second = of(sequence, Modality.IMAGE)
@@ -139,12 +174,29 @@ def test_tokenised_episode_survives_its_shard() -> None:
     back = decode_tokenised(EPISODE.key, fields_of_shard)
     for field in fields(TokenisedEpisode):
         one, other = getattr(EPISODE, field.name), getattr(back, field.name)
-        if field.name == "captions":
+        if field.name == "events":
+            assert one == other == ()
+        elif field.name == "captions":
             assert [c.tolist() for c in one] == [c.tolist() for c in other]
         else:
             assert np.array_equal(one, other), field.name
     with pytest.raises(ValueError, match=r"episode: field tokens\.npy is missing or damaged"):
         decode_tokenised(EPISODE.key, {})
+
+
+def test_events_survive_their_shard_and_damaged_ones_are_told() -> None:
+    back = decode_tokenised(EVENTFUL.key, encode_tokenised(EVENTFUL))
+    assert [(step, ids.tolist()) for step, ids in back.events] == [(s, ids.tolist()) for s, ids in EVENTFUL.events]
+    plain = np.load(io.BytesIO(encode_tokenised(EPISODE)["tokens.npy"]))
+    whole = np.load(io.BytesIO(encode_tokenised(EVENTFUL)["tokens.npy"]))
+    assert (whole[: len(plain)] == plain).all(), "they stand behind what was there before there were events"
+    later = len(plain) + 1  # the step of the first
+    too_late = np.concatenate([whole[:later], [99], whole[later + 1 :]])
+    for damaged in (whole[:-1], np.append(whole, 0), whole[:later], too_late):
+        buffer = io.BytesIO()
+        np.save(buffer, damaged.astype(whole.dtype))
+        with pytest.raises(ValueError, match=r"episode: field tokens\.npy is missing or damaged \(its events"):
+            decode_tokenised("episode", {"tokens.npy": buffer.getvalue()})
 
 
 TALKIE, FILM = toy_talkie(4), toy_film(5)
@@ -160,7 +212,8 @@ def shape_of(episode: TokenisedEpisode) -> EpisodeShape:
     )
     names = ("frames", "grid", "audio", "outcome", "mission", "captions")
     (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = (entry.lengths[name] for name in names)
-    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions)
+    event_steps, events = (entry.lengths.get(name, []) for name in ("event_steps", "events"))
+    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions, event_steps, events)
 
 
 @settings(max_examples=200)
@@ -168,20 +221,23 @@ def shape_of(episode: TokenisedEpisode) -> EpisodeShape:
     st.integers(1, 9),
     st.integers(0, 1 << 30),
     st.sampled_from(KINDS),
-    st.sampled_from([EPISODE, TALKIE, FILM, SOUND, TEXT]),
+    st.sampled_from([EPISODE, EVENTFUL, TALKIE, FILM, SOUND, TEXT]),
+    st.booleans(),
+    st.booleans(),
 )
 def test_the_length_of_a_sequence_is_known_before_it_is_made(
-    most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode
+    most: int, choice: int, kind: SequenceKind, episode: TokenisedEpisode, has_sink: bool, asks_agent: bool
 ) -> None:
     shape = shape_of(episode)
     start = first_place(kind, shape.num_frames, shape.caption_tokens[0], most, choice)
     try:
-        length = sequence_length(kind, shape, start, most)
+        length = sequence_length(kind, shape, start, most, has_sink=has_sink, asks_agent=asks_agent)
     except ValueError as error:
         missing = {"image": episode.frames.size, "audio": episode.audio.size}
         assert "needs" in str(error) and not all(missing.values())
         return
-    assert len(BUILDER.build(kind, episode, start, most)) == length
+    discount = 0.9 if asks_agent else None
+    assert len(BUILDER.build(kind, episode, start, most, has_sink=has_sink, discount=discount)) == length
 
 
 def test_sound_follows_its_frame_in_the_same_block() -> None:
@@ -207,6 +263,21 @@ def test_a_film_has_no_actions_and_no_outcomes() -> None:
     sequence = BUILDER.interaction(FILM, 0, 5)
     assert not of(sequence, Modality.ACTION) and not of(sequence, Modality.REWARD) and not of(sequence, Modality.DONE)
     assert (sequence.ids == VOCABULARY.no_action).sum() == len(of(sequence, Modality.IMAGE)) == 5
+
+
+@pytest.mark.parametrize("episode", [EPISODE, TALKIE, FILM, SOUND])
+def test_a_late_window_has_the_first_frame_as_its_sink(episode: TokenisedEpisode) -> None:
+    plain, sunk = (BUILDER.interaction(episode, 2, 3, has_sink=has_sink) for has_sink in (False, True))
+    first = BUILDER.interaction(episode, 0, 1)
+    step = len(sunk) - len(plain)
+    assert step == len(first) - next(s.start for s in first.spans if s.is_observed) + 2, "an action and a frame"
+    assert (sunk.ids[: len(first)] == first.ids).all(), "it begins as the episode does"
+    assert (sunk.ids[len(first) + 1 :] == plain.ids[len(first) - step + 1 :]).all()
+    assert sunk.ids[len(first)] == VOCABULARY.no_action, "nobody says what led to the frame after it"
+    assert (sunk.role()[: len(first) + step] != Role.TARGET).all(), "sink and first frame are given"
+    block = sunk.layout.blocks
+    assert block.max() == plain.layout.blocks.max() + 1 and block[len(first)] == 1, "each is a block of its own"
+    assert (BUILDER.interaction(episode, 0, 3, has_sink=True).ids == BUILDER.interaction(episode, 0, 3).ids).all()
 
 
 def test_a_missing_action_stands_as_a_known_one_does() -> None:

@@ -39,6 +39,10 @@ def server(wild: LoadedRun, other: LoadedRun) -> Iterator[PlayServer]:
 
 @pytest.fixture
 def page(browser: Browser, server: PlayServer) -> Iterator[Page]:
+    yield from _opened(browser, server)
+
+
+def _opened(browser: Browser, server: PlayServer) -> Iterator[Page]:
     """Opened as the command prints it; a script error, or anything that the policy forbids, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     opened = context.new_page()
@@ -120,6 +124,21 @@ def test_a_person_plays_goes_back_branches_tells_and_records(page: Page, wild: L
     expect(page.locator("#mission b")).to_have_text("go to the red ball")
     page.locator("#again").click()
     assert _dream(page, "step 0") == pictures[0]
+
+
+def test_an_event_is_typed_and_happens_in_both_worlds(browser: Browser, eventful: LoadedRun) -> None:
+    with play_server(eventful) as server:
+        for page in _opened(browser, server):
+            expect(page.locator("#tell-title")).to_have_text("Make something happen")
+            before, dreamed = _real(page), _tap(page, "Enter", "step 1")
+            assert _real(page) == before  # `done` does nothing
+            event = page.locator("#possible option", has=page.locator("xpath=self::*[contains(@value, 'appears')]"))
+            sentence = event.first.get_attribute("value")
+            page.locator("#text").fill(sentence or "")
+            page.locator("#text").press("Enter")
+            expect(page.locator("#events")).to_have_text(f"With the next step: {sentence}")
+            assert _tap(page, "Enter", "step 2") != dreamed and _real(page) != before
+            expect(page.locator("#events")).to_have_text(f"At step 1: {sentence}")
 
 
 def test_real_time_runs_is_paused_and_lets_go_of_keys_when_the_page_loses_them(page: Page) -> None:

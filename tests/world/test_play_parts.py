@@ -180,8 +180,8 @@ def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
 # --- history --------------------------------------------------------------------------------------------------------
 
 
-def _moment(action: int | None, *, differs: bool = False) -> Moment:
-    return Moment(action, (np.full((1, 1), action or 0),), (b"", b""), "go", 30.0, differs)
+def _moment(action: int | None, *, differs: bool = False, events: tuple[str, ...] = ()) -> Moment:
+    return Moment(action, (np.full((1, 1), action or 0),), (b"", b""), "go", 30.0, differs, events=events)
 
 
 def _history(*actions: int, moments: int = 100, branches: int = 5) -> History:
@@ -217,10 +217,19 @@ def test_the_past_that_a_model_reads_is_the_way_here() -> None:
     history = _history(1, 2)
     history.rewind(1)
     history.add(_moment(4))
-    past = history.past(0, np.array([9]))
-    assert (
-        past.frames[:, 0, 0].tolist() == [0, 1, 4] and past.actions.tolist() == [1, 4] and past.mission.tolist() == [9]
-    )
+    past = history.past(0, np.array([9]), [(1, np.array([5]))])
+    assert past.frames[:, 0, 0].tolist() == [0, 1, 4] and past.actions.tolist() == [1, 4]
+    assert past.mission.tolist() == [9]
+    assert [(step, ids.tolist()) for step, ids in past.events] == [(1, [5])]
+
+
+def test_events_stand_before_the_action_that_they_came_with() -> None:
+    history = _history(1)
+    history.add(_moment(2, events=("it rains", "it snows")))
+    assert history.events() == [(1, "it rains"), (1, "it snows")]
+    assert history.deeds() == [1, "it rains", "it snows", 2]
+    history.rewind(1)
+    assert history.events() == [] and history.deeds() == [1]
 
 
 def test_the_first_visible_difference_is_that_of_the_way_here() -> None:
@@ -280,6 +289,7 @@ def _frame(number: int) -> Frame:
         differs=False,
         differs_at=None,
         real_note=None,
+        possible=(),
         measured=measured,
     )
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from data_pipelines.sources.sample import decode_sample
 from data_pipelines.sources.world import Step
 from unimodel.tokenizers.tokenise import tokenise_sample
 from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.play import recording
 from unimodel.world.play import twin as twin_module
 from unimodel.world.play.difference import decode_png
 from unimodel.world.play.played_world import NO_ENVIRONMENT, PlayedWorld
@@ -118,6 +120,71 @@ def test_what_a_world_is_told_counts_from_the_next_step_and_is_forgotten_by_goin
     played(wild, story)
 
 
+def test_an_event_happens_with_the_next_step_in_the_dream_and_in_reality(eventful: LoadedRun) -> None:
+    async def story(ground: Playground) -> None:
+        assert ground.hears_events
+        world = await _begin(ground)
+        assert any("appears" in text for text in world.possible)
+        plain = await _act(world, LEFT, DONE, DONE)
+        nothing_happened = decode_png(world.history.here().pictures[1])
+        world.history.rewind(1)
+        world.arrive()
+        event = _appears(ground, [LEFT])
+        await world.tell(event)
+        assert world.coming == (event,)
+        told = await _act(world, DONE, DONE)
+        assert world.coming == () and world.history.events() == [(1, event)]
+        assert told[0] != plain[1]
+        size = nothing_happened.shape[0]
+        opened = open_world("BabyAI-GoToLocalS8N3-v0", ground.starts.read(0).seed, size)
+        opened.step(LEFT)
+        opened.make_happen(event)
+        expected = [opened.step(DONE).frame, opened.step(DONE).frame][-1]
+        shown = decode_png(world.history.here().pictures[1])
+        assert np.array_equal(shown, expected) and not np.array_equal(shown, nothing_happened)
+        assert world.history.here().real_note is None and world.mission == ground.starts.read(0).mission
+
+        world.history.rewind(1)
+        world.arrive()
+        assert await _act(world, DONE, DONE) == plain[1:]  # before it was said
+
+    played(eventful, story)
+
+
+def _appears(ground: Playground, actions: list[int]) -> str:
+    """Something that can appear after these actions."""
+    episode = ground.starts.read(0)
+    opened = open_world(episode.environment, episode.seed, episode.frames.shape[1])
+    for action in actions:
+        opened.step(action)
+    return next(text for group in opened.simulator.possible_events() for text in group if "appears" in text)
+
+
+def test_what_reality_cannot_do_the_dream_does_alone_and_that_is_told(eventful: LoadedRun) -> None:
+    async def story(ground: Playground) -> None:
+        world = await _begin(ground)
+        await world.tell("the unicorn arrives")
+        await _act(world, LEFT)
+        note = world.history.here().real_note
+        assert note is not None and "did not happen in the real environment" in note and "unicorn" in note
+        assert world.history.here().pictures[1] and world.history.events() == [(0, "the unicorn arrives")]
+        await _act(world, LEFT)
+        assert world.history.here().real_note is None
+
+    played(eventful, story)
+
+
+def test_not_everything_happens_at_once(eventful: LoadedRun) -> None:
+    async def story(ground: Playground) -> None:
+        world = await _begin(ground)
+        for _ in range(4):
+            await world.tell("a red ball appears ahead")
+        with pytest.raises(ValueError, match="take a step first"):
+            await world.tell("a red ball appears ahead")
+
+    played(eventful, story)
+
+
 @pytest.mark.parametrize(
     ("text", "what"), [("ab " * 130, "tokens; this model takes 1 to"), ("go <|eos|>", "mark of the tokenizer")]
 )
@@ -152,10 +219,15 @@ def test_the_real_environment_gets_the_same_actions_also_after_going_back(wild: 
     played(wild, story)
 
 
+class _NoEvents:
+    simulator = SimpleNamespace(possible_events=list)
+
+    def close(self) -> None: ...
+
+
 def test_an_episode_that_is_over_in_reality_goes_on_in_the_dream(wild: LoadedRun, monkeypatch: Any) -> None:
-    class Short:
-        def __init__(self) -> None:
-            self.steps = 0
+    class Short(_NoEvents):
+        steps = 0
 
         @property
         def frame(self) -> np.ndarray:
@@ -165,8 +237,6 @@ def test_an_episode_that_is_over_in_reality_goes_on_in_the_dream(wild: LoadedRun
             assert self.steps < 2, "stepped after its end"
             self.steps += 1
             return Step(self.frame, 0.5, self.steps == 2, False)
-
-        def close(self) -> None: ...
 
     monkeypatch.setattr(twin_module, "open_world", lambda *_: Short())
 
@@ -187,15 +257,13 @@ def test_an_environment_that_cannot_be_played_back_is_left_out_with_its_reason(
 ) -> None:
     rng = np.random.default_rng(0)
 
-    class Fickle:
+    class Fickle(_NoEvents):
         @property
         def frame(self) -> np.ndarray:
             return rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
         def step(self, _: int) -> Step:
             return Step(self.frame, 0.0, False, False)
-
-        def close(self) -> None: ...
 
     monkeypatch.setattr(twin_module, "open_world", lambda *_: Fickle())
 
@@ -306,6 +374,25 @@ def test_a_recording_is_a_data_set_that_verifies_and_that_training_reads(wild: L
     assert all(json.loads(fields["json"])["dreamed_by"]["step"] == 2 for _, fields in samples)
     tokens = tokenise_sample(decode_sample(*samples[0]), wild.bundle)
     assert len(wild.bundle.builder.interaction(tokens, 0, 4).layout.pictures) == 4
+
+
+def test_events_are_recorded_in_their_place_also_in_later_windows(eventful: LoadedRun, monkeypatch: Any) -> None:
+    monkeypatch.setattr(recording, "MOST_FRAMES", 3)
+
+    async def story(told: Told) -> str:
+        await told.session.record(True)
+        await told.taps(LEFT, LEFT, LEFT)
+        await told.session.tell("a red ball appears ahead")
+        await told.taps(FORWARD, DONE)
+        await told.session.record(False)
+        return str(told.state().recording.folder)
+
+    folder = Path(in_session(eventful, story))
+    assert verify_dataset(folder).ok
+    reader = ShardReader(folder)
+    episodes = [decode_episode(*reader.read(i)) for i in range(len(reader))]
+    assert [e.actions.tolist() for e in episodes] == [[LEFT, LEFT], [LEFT, FORWARD], [DONE]]
+    assert [list(e.events) for e in episodes] == [[], [(1, "a red ball appears ahead")], []]
 
 
 def test_a_recording_without_a_step_leaves_nothing(wild: LoadedRun) -> None:

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers.recomputed_world import recompute_step
 from torch import Tensor
-from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode
+from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode, toy_eventful
 
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch, pack
 from unimodel.layout import NO_TARGET
-from unimodel.sampling.fill import FillSettings, hide, read_only
+from unimodel.sampling.fill import FillSettings, fill_span, hide, read_only
 from unimodel.vocabulary import Modality
 from unimodel.world.state import WorldState
 from unimodel.world.worlds import Worlds
@@ -82,7 +82,7 @@ def world(seed: int, frames: int, mission: int = 5) -> WorldState:
 
 
 def recent(state: WorldState, frames: int) -> WorldState:
-    return replace(state, frames=state.frames[-frames:], actions=state.actions[len(state.actions) - frames + 1 :])
+    return state.since(len(state.frames) - frames)
 
 
 @pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3", "llama"])
@@ -110,6 +110,45 @@ def test_a_cached_step_is_the_whole_window_read_again(family: str, passes: int) 
     assert lengths == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_cached_step_after_events_is_the_whole_window_read_again(passes: int) -> None:
+    """Events of the past, told just now, two at once, and of steps to come; beside a world without any."""
+    backbone, fill = Listening(), FillSettings(steps=passes)
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, fill)
+    rng = np.random.default_rng(0)
+    eventful = toy_eventful(0, steps=6)
+    past = replace(world(0, 4), events=eventful.events)
+    slots = [worlds.open(past), worlds.open(world(1, 2)), worlds.open(world(2, 1))]
+    for number in range(2 * WINDOW_FRAMES):
+        for _ in range(number % 3):
+            worlds.make_happen(slots[2], rng.integers(3, VOCABULARY.text_size, size=1 + number))
+        windows = [recent(worlds.state(slot), worlds.window_frames(slot)) for slot in slots]
+        actions = rng.integers(VOCABULARY.action_size, size=3).tolist()
+        backbone.take()
+        frames = worlds.step(slots, actions)
+        cached = backbone.take()
+        expected = recompute_step(backbone, BUILDER, PAD_ID, windows, actions, fill)
+        assert_same_answers(cached, backbone.take(), frames[0].size)
+        np.testing.assert_array_equal(frames, expected)
+        if number % 4 == 3:
+            worlds.outcomes(slots)
+    assert [len(worlds.state(slot).events) for slot in slots] == [4, 0, 12]
+
+
+def test_an_event_changes_the_frame_that_follows_and_is_forgotten_by_going_back() -> None:
+    backbone = Listening()
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    told, untold = worlds.open(world(3, 3)), worlds.open(world(3, 3))
+    worlds.make_happen(told, np.arange(4, 9))
+    backbone.take()
+    worlds.step([told, untold], [1, 1])
+    ours, theirs = backbone.take()[0][0].chunk(2)
+    assert (ours - theirs).abs().max() > 1e-3
+    state = worlds.state(told)
+    assert len(state.events) == 1 and state.rewound(3).events == ()
+    assert [step for step, _ in state.since(1).events] == [1]
+
+
 def test_a_step_reads_two_frames_and_never_the_window() -> None:
     """Many public world models run the whole window through the decoder for every pass."""
     backbone, window_frames, passes = Listening(), 40, 3
@@ -124,6 +163,32 @@ def test_a_step_reads_two_frames_and_never_the_window() -> None:
         worlds.step([slot], [1])
         assert tokens == [2 * frame + 2, frame, frame]  # the last frame with its reward and done flag, and the new one
     assert worlds.window_frames(slot) == window_frames - 1
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_window_that_has_moved_on_keeps_its_sink(passes: int) -> None:
+    """As in training: the first frame, and what the window begins with."""
+    backbone, fill = Listening(), FillSettings(steps=passes)
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, fill, has_sink=True)
+    slot = worlds.open(world(2, 4))
+    firsts = set()
+    for action in (0, 1, 2, 3, 4, 0, 1, 2, 3):
+        state, first = worlds.state(slot), len(worlds.state(slot).frames) - worlds.window_frames(slot)
+        firsts.add(first)
+        backbone.take()
+        frame = worlds.step([slot], [action])[0]
+        cached = backbone.take()
+        unknown = state.stepped(action, state.frames[-1])
+        steps = len(unknown.actions)
+        episode = replace(toy_episode(), frames=unknown.frames, actions=unknown.actions, mission=state.mission)
+        episode = replace(episode, rewards=np.zeros(steps), done=np.zeros(steps, dtype=bool))
+        sequence = BUILDER.interaction(episode, first, WINDOW_FRAMES, has_sink=True)
+        outcomes = np.isin(sequence.modality(), (Modality.REWARD, Modality.DONE))
+        span, rng = sequence.layout.pictures[-1], np.random.default_rng(0)
+        (codes,) = fill_span(backbone, [sequence], [span], VOCABULARY, PAD_ID, fill, rng, [outcomes])
+        np.testing.assert_array_equal(frame.ravel(), codes)
+        assert_same_answers(cached, backbone.take(), frame.size)
+    assert len(firsts) > 2 and 0 in firsts
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["step", "close", "outcomes"])), max_size=12))
@@ -154,31 +219,36 @@ def test_worlds_opened_and_closed_beside_each_other_are_as_if_alone(events: list
             np.testing.assert_array_equal(alone[s].step([0], [action])[0], frame)
 
 
-def test_outcomes_are_what_a_plain_forward_says() -> None:
+@pytest.mark.parametrize(
+    ("window_frames", "steps", "read"), [(6, 2, 5), (6, 3, 6), (6, 4, 4), (3, 1, 3), (3, 2, 2), (2, 1, 2)]
+)
+def test_outcomes_are_what_a_plain_forward_says(window_frames: int, steps: int, read: int) -> None:
+    """`read` frames: a window that the last step has filled has not moved on yet, and one of two frames never could."""
     backbone = Listening()
-    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
+    worlds = Worlds(backbone, BUILDER, PAD_ID, window_frames)
     slot = worlds.open(world(4, 3))
-    for action in (1, 2):
+    for action in range(steps):
         worlds.step([slot], [action])
     outcome = worlds.outcomes([slot])
     state = worlds.state(slot)
     episode = replace(
         toy_episode(),
-        frames=state.frames,
-        actions=state.actions,
-        rewards=np.zeros(4),
-        done=np.zeros(4, dtype=bool),
+        frames=state.frames[-read:],
+        actions=state.actions[len(state.actions) - read + 1 :],
+        rewards=np.zeros(read - 1),
+        done=np.zeros(read - 1, dtype=bool),
         mission=state.mission,
     )
-    sequence = BUILDER.interaction(episode, 0, 5)
+    sequence = BUILDER.interaction(episode, 0, read)
     unknown = np.isin(sequence.modality(), (Modality.REWARD, Modality.DONE))
     asked = hide(read_only(sequence), unknown, VOCABULARY)
     logits = all_logits(backbone, pack([[asked]], len(sequence), PAD_ID))[0]
     over = logits[len(sequence) - 1, list(VOCABULARY.range_of(Modality.DONE))].softmax(dim=-1)[1]
     assert outcome.over[0] == pytest.approx(float(over), abs=1e-5)
     # They read the last frame into the cache; what follows is the same.
-    again = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES)
-    np.testing.assert_array_equal(worlds.step([slot], [3]), again.step([again.open(state)], [3]))
+    again = Worlds(backbone, BUILDER, PAD_ID, window_frames)
+    window = recent(state, worlds.window_frames(slot))
+    np.testing.assert_array_equal(worlds.step([slot], [3]), again.step([again.open(window)], [3]))
 
 
 def test_noise_follows_from_the_worlds_seed_alone() -> None:

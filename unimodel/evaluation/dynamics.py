@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_pipelines.sources.recording import world_of
+from data_pipelines.sources.families import branch_frames
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import psnr
@@ -23,7 +23,9 @@ def evaluate_rollouts(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
     if not chosen:
         raise ValueError(f"no held-out episode has {CONTEXT_FRAMES + horizon} frames: lower evaluation.rollout_frames")
     tokens = [held_out.tokens[i] for i in chosen]
-    worlds = [WorldState(e.mission, e.frames[:CONTEXT_FRAMES], e.actions[: CONTEXT_FRAMES - 1]) for e in tokens]
+    worlds = [
+        WorldState(e.mission, e.frames[:CONTEXT_FRAMES], e.actions[: CONTEXT_FRAMES - 1], e.events) for e in tokens
+    ]
     actions = np.stack([e.actions[CONTEXT_FRAMES - 1 : CONTEXT_FRAMES - 1 + horizon] for e in tokens])
     rolled = roll_out(loaded, worlds, actions)
     rows = []
@@ -77,15 +79,14 @@ def evaluate_branches(loaded: LoadedRun, held_out: HeldOut) -> Row:
             break
         rng = keyed_generator("evaluate branches", episode.key)
         at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
-        real = world_of(episode.environment).branch_frames(
-            episode.environment, episode.seed, episode.actions[:at].tolist(), config.data.recording.image_size
-        )
+        before, size = episode.actions[:at].tolist(), config.data.recording.image_size
+        real = branch_frames(episode.environment, episode.seed, before, size, episode.events)
         classes = np.unique(real.reshape(len(real), -1), axis=0, return_inverse=True)[1].ravel()
         if classes.max() == 0:
             continue
         states += 1
         for kind in range(classes.max() + 1):
-            worlds.append(WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at]))
+            worlds.append(WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events))
             actions.append(int(rng.choice(np.flatnonzero(classes == kind))))
             branches.append(real)
             classes_of.append(classes)

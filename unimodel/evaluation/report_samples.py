@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.recording import world_of
+from data_pipelines.sources.families import branch_frames
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.dynamics import CONTEXT_FRAMES
 from unimodel.evaluation.held_out import HeldOut
@@ -92,7 +92,9 @@ def rollouts(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) 
     if not chosen:
         raise ValueError(f"no held-out episode has {CONTEXT_FRAMES + steps} frames")
     tokens = [held_out.tokens[i] for i in chosen]
-    worlds = [WorldState(e.mission, e.frames[:CONTEXT_FRAMES], e.actions[: CONTEXT_FRAMES - 1]) for e in tokens]
+    worlds = [
+        WorldState(e.mission, e.frames[:CONTEXT_FRAMES], e.actions[: CONTEXT_FRAMES - 1], e.events) for e in tokens
+    ]
     actions = np.stack([e.actions[CONTEXT_FRAMES - 1 : CONTEXT_FRAMES - 1 + steps] for e in tokens])
     rolled = roll_out(loaded, worlds, actions)
     films = []
@@ -120,7 +122,7 @@ def counterfactual(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[
     """One real state, and the next frame of every action: the world's and the model's."""
     number, at, real, classes = _branching_state(loaded, held_out)
     episode, tokens = held_out.episodes[number], held_out.tokens[number]
-    world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at])
+    world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)
     stepped = roll_out(loaded, [world] * len(real), np.arange(len(real))[:, None])
     decoded = loaded.bundle.image.decode(np.stack([world.frames[-1] for world in stepped]))
     made = []
@@ -144,9 +146,8 @@ def _branching_state(loaded: LoadedRun, held_out: HeldOut) -> tuple[int, int, np
             if episode.num_steps > 1
             else 0
         )
-        real = world_of(episode.environment).branch_frames(
-            episode.environment, episode.seed, episode.actions[:at].tolist(), loaded.config.data.recording.image_size
-        )
+        before, size = episode.actions[:at].tolist(), loaded.config.data.recording.image_size
+        real = branch_frames(episode.environment, episode.seed, before, size, episode.events)
         classes = np.unique(real.reshape(len(real), -1), axis=0, return_inverse=True)[1].ravel()
         if best is None or classes.max() > best[3].max():
             best = (number, at, real, classes)

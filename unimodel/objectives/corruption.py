@@ -11,12 +11,14 @@ from unimodel.config_objectives import (
     MaskedConfig,
     NextTokenConfig,
     ObjectiveConfig,
+    PolicyConfig,
     TeacherForcingConfig,
 )
 from unimodel.objectives.diffusion_forcing import corrupt_frames
 from unimodel.objectives.inverse_dynamics import hide_actions
 from unimodel.objectives.masked import corrupt_masked
 from unimodel.objectives.next_token import next_token
+from unimodel.objectives.policy import read_world
 from unimodel.objectives.teacher_forcing import corrupt_copies
 from unimodel.vocabulary import Vocabulary
 
@@ -36,6 +38,8 @@ def corrupt(
             return corrupt_copies(sequence, vocabulary, config, index, rng)
         case InverseDynamicsConfig():
             return hide_actions(sequence, vocabulary, config, index)
+        case PolicyConfig():
+            return read_world(sequence, vocabulary, config, index, rng)
 
 
 def added_tokens(config: ObjectiveConfig, steps: int, step_tokens: int) -> int:

@@ -56,16 +56,16 @@ def corrupt_frames(
     for span in targets:
         if rate := rates[times.index(span.time)]:
             hidden[span.start : span.stop] = exact_share(len(span), rate, rng)
-    outcomes = outcome_places(sequence.layout)
-    hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
+    hidden |= hide_outcomes(sequence.layout, rng)
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
+    drop_actions(input_ids, modality, vocabulary, config.action_dropout_fraction, rng)
 
     target = np.where(hidden, sequence.ids, NO_TARGET)
     return CorruptedSequence(
         input_ids=input_ids,
         position_ids=sequence.layout.position_ids,
         block=sequence.layout.blocks,
-        stream=sequence.layout.clean,
+        stream=sequence.layout.streams,
         target=target,
         weight=hidden * change_weights(sequence, config.changed_weight),
         objective=np.where(hidden, index, -1),
@@ -73,8 +73,16 @@ def corrupt_frames(
     )
 
 
+def hide_outcomes(layout: Layout, rng: np.random.Generator) -> np.ndarray:
+    """bool [n] the rewards and done flags that are hidden this time."""
+    hidden = np.zeros(layout.length, dtype=bool)
+    outcomes = _outcome_places(layout)
+    hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
+    return hidden
+
+
 @lru_cache(maxsize=KNOWN_LAYOUTS)
-def outcome_places(layout: Layout) -> np.ndarray:
+def _outcome_places(layout: Layout) -> np.ndarray:
     """The places of rewards and done flags to be learnt."""
     return np.flatnonzero((layout.role == Role.TARGET) & np.isin(layout.modality, (Modality.REWARD, Modality.DONE)))
 
@@ -91,6 +99,14 @@ def exact_share(num_tokens: int, rate: float, rng: np.random.Generator) -> np.nd
     hidden = np.zeros(num_tokens, dtype=bool)
     hidden[rng.permutation(num_tokens)[: math.ceil(rate * num_tokens)]] = True
     return hidden
+
+
+def drop_actions(
+    input_ids: np.ndarray, modality: np.ndarray, vocabulary: Vocabulary, fraction: float, rng: np.random.Generator
+) -> None:
+    """Takes all actions from a share of the windows, in place."""
+    if fraction and rng.random() < fraction:
+        input_ids[modality == Modality.ACTION] = vocabulary.no_action
 
 
 def add_context_noise(

@@ -139,7 +139,7 @@ def change_weights(sequence: TokenSequence, changed_weight: float) -> np.ndarray
 @lru_cache(maxsize=KNOWN_LAYOUTS)
 def steps_between(layout: Layout) -> tuple[tuple[slice, slice, list[int]], ...]:
     """(frame, next frame, places of the actions between them) of every step."""
-    actions = np.flatnonzero(layout.modality == Modality.ACTION)
+    actions = np.flatnonzero((layout.modality == Modality.ACTION) & (layout.role != Role.AGENT))
     return tuple(
         (
             slice(before.start, before.stop),

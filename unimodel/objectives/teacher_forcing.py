@@ -4,8 +4,8 @@
 
 A noisy copy is a whole block, its action included, at the positions of its clean copy; nothing else reads it. So every
 frame of a window is predicted in one pass, each from exactly what it is sampled from: the clean frames before it (block
-diffusion, Arriola et al. 2025, arXiv 2503.09573, section 3.2). Diffusion forcing gets by on half of the tokens, but its
-past is masked as often as not.
+diffusion, Arriola et al. 2025, arXiv 2503.09573). Diffusion forcing gets by on half of the tokens, but its past is
+masked as often as not.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import TeacherForcingConfig
 from unimodel.layout import KNOWN_LAYOUTS, NO_TARGET, Layout, Role
 from unimodel.objectives.diffusion_forcing import (
-    OUTCOME_MASK_FRACTION,
     add_context_noise,
+    drop_actions,
     exact_share,
     frame_mask_rate,
-    outcome_places,
+    hide_outcomes,
 )
 from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
@@ -49,8 +49,9 @@ def corrupt_copies(
         rate = frame_mask_rate(0.0, config.full_fraction, rng)
         for places in moment:
             hidden[places] = exact_share(places.stop - places.start, rate, rng)
-    hidden[copies.outcomes] = rng.random(len(copies.outcomes)) < OUTCOME_MASK_FRACTION
+    hidden |= hide_outcomes(sequence.layout, rng)[copies.source]
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
+    drop_actions(input_ids, modality, vocabulary, config.action_dropout_fraction, rng)
     return CorruptedSequence(
         input_ids=input_ids,
         position_ids=sequence.position_ids()[:, copies.source],
@@ -72,11 +73,9 @@ class Copies:
     block: np.ndarray
     """[m]"""
     stream: np.ndarray
-    """[m] 0 clean; n > 0 the n-th noisy copy."""
+    """[m] each copy has its own."""
     moments: tuple[tuple[slice, ...], ...]
     """The picture, the sound, or both, of every noisy copy."""
-    outcomes: np.ndarray
-    """The places of rewards and done flags to be learnt."""
 
 
 @lru_cache(maxsize=KNOWN_LAYOUTS)
@@ -86,22 +85,19 @@ def lay_copies(layout: Layout) -> Copies:
     source: list[np.ndarray] = []
     block: list[np.ndarray] = []
     stream: list[np.ndarray] = []
-    moments, done, length, blocks = [], 0, 0, int(layout.blocks.max(initial=-1)) + 1
+    blocks, streams = int(layout.blocks.max(initial=-1)) + 1, int(layout.streams.max(initial=0)) + 1
+    moments, done, length = [], 0, 0
     for number, name in enumerate(asked):
         members = np.flatnonzero(layout.blocks == name)
         start, stop = int(members[0]), int(members[-1]) + 1
         source += [np.arange(done, start), np.arange(start, stop)]
         block += [layout.blocks[done:start], np.full(stop - start, blocks + number)]
-        stream += [layout.clean[done:start], np.full(stop - start, number + 1)]
+        stream += [layout.streams[done:start], np.full(stop - start, streams + number)]
         moved = length - done
         observed = (span for span in layout.observed if start <= span.start < stop)
         moments.append(tuple(slice(span.start + moved, span.stop + moved) for span in observed))
         length, done = length + stop - done, start
     source.append(np.arange(done, layout.length))
     block.append(layout.blocks[done:])
-    stream.append(layout.clean[done:])
-    sources, streams = np.concatenate(source), np.concatenate(stream)
-    is_outcome = np.zeros(layout.length, dtype=bool)
-    is_outcome[outcome_places(layout)] = True
-    outcomes = np.flatnonzero(is_outcome[sources] & (streams == 0))
-    return Copies(sources, np.concatenate(block), streams, tuple(moments), outcomes)
+    stream.append(layout.streams[done:])
+    return Copies(np.concatenate(source), np.concatenate(block), np.concatenate(stream), tuple(moments))

@@ -46,7 +46,7 @@ def planned_vocabulary(config: RunConfig, run: RunFolder) -> Vocabulary:
     """The run's own, or what its config will lead to."""
     file = run.tokenizers / VOCABULARY_FILE
     if file.exists():
-        return Vocabulary(**read_json(file))
+        return Vocabulary.from_dict(read_json(file))
     tokenizers = config.tokenizers
     kinds = {entry.sequence for stage in config.stages.values() for entry in stage.mixture}
     return Vocabulary(

@@ -239,7 +239,9 @@ class Planner:
         offloaded = hidden * self.config.backbone.num_layers if layout.activations_on_host else 0
         peak = max(hidden, trace.peak_bytes - offloaded)
         part = replace(trace, peak_bytes=peak // parts, small_bytes=min(peak, trace.small_bytes) // parts)
-        time = step_time(layout, parameters, trace, cluster, hidden)
+        own = stage.own_rollout
+        own_passes = own.steps * (1 - own.after) if own is not None else 0.0
+        time = step_time(layout, parameters, trace, cluster, hidden, own_passes)
         return StagePlan(
             name=name,
             steps=stage.steps,

@@ -13,6 +13,8 @@ OVERLAPPED_FRACTION = 0.8
 """Of ZeRO 3's communication that can hide behind computation: gathers run ahead, the first and the last cannot."""
 HOST_UPDATE_BYTES_PER_SECOND = 30e9
 """Of the host's memory, for each device of a node: its processors update what is offloaded."""
+FORWARD_FRACTION = 1 / 3
+"""Of forward and backward."""
 TENSOR_SECONDS = 4e-5
 """DeepSpeed's hooks for one parameter in one backward."""
 
@@ -37,11 +39,18 @@ class StepTime:
 
 
 def step_time(
-    layout: Layout, parameters: Parameters, trace: Trace, cluster: Cluster, activation_bytes: int
+    layout: Layout,
+    parameters: Parameters,
+    trace: Trace,
+    cluster: Cluster,
+    activation_bytes: int,
+    own_passes: float = 0.0,
 ) -> StepTime:
-    """`activation_bytes` [one micro-batch] are those of the hidden state between two layers."""
+    """`activation_bytes` [one micro-batch] are those of the hidden state between two layers; `own_passes` more forward
+    passes, on average, make frames to train on."""
     rates = cluster.device.rates[layout.precision]
     micro, launch_bound = _micro_batch(trace, rates, layout.sequence_parallel)
+    micro *= 1 + own_passes * FORWARD_FRACTION
     compute = layout.accumulation * (micro + parameters.num_tensors * TENSOR_SECONDS * (not launch_bound))
     update = _update(layout, parameters, cluster.device)
     gradients, sequence = _communication(layout, parameters, cluster, activation_bytes)

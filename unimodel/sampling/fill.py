@@ -40,7 +40,7 @@ def read_only(sequence: TokenSequence) -> CorruptedSequence:
         input_ids=sequence.ids,
         position_ids=sequence.position_ids(),
         block=sequence.layout.blocks,
-        stream=sequence.layout.clean,
+        stream=sequence.layout.streams,
         target=nothing,
         weight=np.zeros(len(sequence), dtype=np.float32),
         objective=np.full(len(sequence), -1, dtype=np.int64),

@@ -52,7 +52,10 @@ def join_vocabulary(
 
 
 def load_bundle(text: Path, image: Path, audio: Path, vocabulary: Path) -> TokenizerBundle:
-    """Loads the parts; `audio` may be absent. Raises FileNotFoundError naming the command that makes a missing one."""
+    """Loads the parts; `audio` may be absent.
+
+    Raises FileNotFoundError naming the command that makes a missing one, ValueError for those of another version.
+    """
     if not vocabulary.exists():
         raise FileNotFoundError(f"no {vocabulary.name} in {vocabulary.parent}: run `unimodel tokenizer train CONFIG`")
     values = json.loads(vocabulary.read_text(encoding="utf-8"))
@@ -60,5 +63,5 @@ def load_bundle(text: Path, image: Path, audio: Path, vocabulary: Path) -> Token
         load_text_tokenizer(text),
         ImageTokenizer.load(image),
         AudioTokenizer.load(audio) if audio.is_dir() else None,
-        Vocabulary(**values),
+        Vocabulary.from_dict(values),
     )

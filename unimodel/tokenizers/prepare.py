@@ -116,4 +116,5 @@ def _train_audio(config: RunConfig, run: RunFolder, samples: list[Sample]) -> Au
 def _texts(samples: list[Sample]) -> Iterator[str]:
     for sample in samples:
         yield sample.mission
+        yield from (event.text for event in sample.events)
         yield from sample.captions

@@ -58,6 +58,7 @@ def tokenise_sample(sample: Sample, bundle: TokenizerBundle) -> TokenisedEpisode
         done=sample.done,
         mission=encode_text(bundle.text, sample.mission),
         captions=tuple(encode_text(bundle.text, caption) for caption in sample.captions),
+        events=tuple((event.step, encode_text(bundle.text, event.text)) for event in sample.events),
     )
 
 

@@ -36,7 +36,8 @@ def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
     """One flat array: how long each of ARRAYS is, then all of them, one after another; uint16 where that holds them.
 
     A member for each would cost a reader more than everything else that it does for a sample. Rewards are the bits of
-    float32 values, captions are concatenated, actions count from 1 with 0 for the unknown.
+    float32 values, captions are concatenated, actions count from 1 with 0 for the unknown. Events, if there are any,
+    stand behind all of that: how many, the step of each, the length of each, and their ids.
     """
     arrays = {
         "grid": np.array([*episode.frames.shape, episode.audio.shape[1]]),
@@ -48,18 +49,20 @@ def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
         "caption_lengths": np.array([len(caption) for caption in episode.captions]),
         "captions": np.concatenate(episode.captions),
     }
-    largest = max(int(array.max(initial=len(array))) for array in arrays.values())
+    events = _encode_events(episode.events)
+    largest = max(int(array.max(initial=len(array))) for array in (*arrays.values(), events))
     dtype = np.uint16 if 2 * largest <= np.iinfo(np.uint16).max else np.uint32
     arrays["rewards"] = episode.rewards.astype(np.float32).view(dtype)
     lengths = np.array([len(arrays[name]) for name in ARRAYS])
     buffer = io.BytesIO()
-    values = np.concatenate([lengths, *(arrays[name] for name in ARRAYS)]).astype(dtype)
+    values = np.concatenate([lengths, *(arrays[name] for name in ARRAYS), events]).astype(dtype)
     np.lib.format.write_array(buffer, values, allow_pickle=False)
     return {FIELD: buffer.getvalue()}
 
 
 def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
     """What the index says of it: enough to know the length of any sequence made from it."""
+    events = [(step, len(ids)) for step, ids in episode.events]
     return {
         "frames": episode.num_frames,
         "grid": list(episode.frames.shape[1:]),
@@ -67,6 +70,7 @@ def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
         "outcome": 2 * int(not np.isnan(episode.rewards).any()),
         "mission": len(episode.mission),
         "captions": [len(caption) for caption in episode.captions],
+        **({"event_steps": [step for step, _ in events], "events": [length for _, length in events]} if events else {}),
     }
 
 
@@ -74,13 +78,15 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
     """The shape of sample `number`, from the index. Raises ValueError when the shards are not tokenised ones."""
     names = ("frames", "grid", "audio", "outcome", "mission", "captions")
     (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = reader.lengths(number, *names)
-    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions)
+    event_steps, events = reader.optional_lengths(number, "event_steps", "events")
+    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions, event_steps, events)
 
 
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     """The reverse of `encode_tokenised`. Raises ValueError naming the sample and what is wrong with it."""
     try:
-        grid, frames, audio, actions, rewards, done, mission, caption_lengths, captions = _arrays(fields[FIELD])
+        arrays, rest = _arrays(fields[FIELD])
+        grid, frames, audio, actions, rewards, done, mission, caption_lengths, captions = arrays
         num_frames, rows, columns, codes = grid.tolist()
         rewards = rewards.view(np.float32)
         bounds = list(accumulate(caption_lengths.tolist(), initial=0))
@@ -101,6 +107,7 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
             done=done,
             mission=mission,
             captions=Captions(captions, bounds),
+            events=_decode_events(rest, num_frames - 1),
         )
     except (KeyError, ValueError) as error:
         raise ValueError(
@@ -108,12 +115,31 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
         ) from None
 
 
-def _arrays(payload: bytes) -> list[np.ndarray]:
-    """ARRAYS, cut apart."""
+def _encode_events(events: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+    if not events:
+        return np.zeros(0, dtype=np.int64)
+    steps, ids = zip(*events, strict=True)
+    return np.concatenate([[len(events)], steps, list(map(len, ids)), *ids])
+
+
+def _decode_events(values: np.ndarray, num_steps: int) -> tuple[tuple[int, np.ndarray], ...]:
+    """Raises ValueError when they are not whole."""
+    if not len(values):
+        return ()
+    count = int(values[0])
+    steps, lengths, ids = np.split(values[1:], [count, 2 * count])
+    bounds = list(accumulate(lengths.tolist(), initial=0))
+    if len(lengths) != count or bounds[-1] != len(ids) or steps.max(initial=0) >= num_steps:
+        raise ValueError("its events are damaged")
+    return tuple((step, ids[a:b]) for step, a, b in zip(steps.tolist(), bounds, bounds[1:], strict=False))
+
+
+def _arrays(payload: bytes) -> tuple[list[np.ndarray], np.ndarray]:
+    """ARRAYS, cut apart, and what stands behind them."""
     values = decode_npy(payload)
     if values.ndim != 1 or values.dtype not in (np.uint16, np.uint32):
         raise ValueError(f"{values.dtype} {list(values.shape)} where one flat array of uint16 or uint32 is expected")
     bounds = list(accumulate(values[: len(ARRAYS)].tolist(), initial=len(ARRAYS)))
-    if bounds[-1] != len(values):
+    if bounds[-1] > len(values):
         raise ValueError(f"{len(values)} values are there, {bounds[-1]} were promised")
-    return [values[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [values[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)], values[bounds[-1] :]

@@ -13,6 +13,11 @@ nobody knows, a text one with nothing to see or hear. A frame is always `<|image
     interaction     ruler | bos mission eos | frame | (action, frame, reward, done) ...  all but mission and first frame
     text            bos and a part of the caption                                        the text is the target
 
+An `interaction` may begin with the episode's first frame, as a sink, where its own first frame is a later one:
+`ruler | bos mission eos | <|no_action|> first frame | <|no_action|> frame | ...`. And it may ask an agent at the end of
+every moment what it does next and what it will get from then on, in two tokens that read everything and that nothing
+reads. An event is `bos event eos` in front of the action of its step.
+
 In `clip` and `interaction` "frame" is the picture, the sound, or one after the other, as the sample has them; rewards
 and done flags are left out where they are not known.
 
@@ -34,8 +39,13 @@ from data_pipelines.sources.sample import UNKNOWN_ACTION
 from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
 from unimodel.layout import KNOWN_LAYOUTS, Layout, Role, Span
-from unimodel.tokenizers.action import reward_codes
+from unimodel.tokenizers.action import agent_answers, reward_codes
 from unimodel.vocabulary import Modality, Vocabulary
+
+SINK_TIME = -1
+"""Of the first frame of an episode in front of a window that begins later."""
+AGENT_TOKENS = 2
+"""Questions to an agent at the end of a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,8 @@ class TokenisedEpisode:
     mission: np.ndarray
     captions: Sequence[np.ndarray]
     """T + 1 id arrays, or one for all of them."""
+    events: tuple[tuple[int, np.ndarray], ...] = ()
+    """(step, ids) of what happened by a text before the action of that step, in order."""
 
     @property
     def num_frames(self) -> int:
@@ -68,8 +80,8 @@ class TokenisedEpisode:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeShape:
-    """All that the length of a sequence depends on; `mission_tokens` and `caption_tokens` [frames or 1] without bos,
-    eos; `outcome_tokens` of reward and done flag, 0 when they are not known."""
+    """All that the length of a sequence depends on; `mission_tokens`, `caption_tokens` [frames or 1] and `event_tokens`
+    [events] without bos, eos; `outcome_tokens` of reward and done flag, 0 when they are not known."""
 
     num_frames: int
     rows: int
@@ -78,6 +90,8 @@ class EpisodeShape:
     outcome_tokens: int
     mission_tokens: int
     caption_tokens: Sequence[int]
+    event_steps: Sequence[int] = ()
+    event_tokens: Sequence[int] = ()
 
     @property
     def frame_tokens(self) -> int:
@@ -90,8 +104,16 @@ class EpisodeShape:
         return min(start + most, self.num_frames) - start - 1
 
 
-def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: int) -> int:
-    """Tokens of what `SequenceBuilder.build` lays out as `kind` from `start` on.
+def sequence_length(
+    kind: SequenceKind,
+    shape: EpisodeShape,
+    start: int,
+    most: int,
+    *,
+    has_sink: bool = False,
+    asks_agent: bool = False,
+) -> int:
+    """Tokens of what `SequenceBuilder.build` lays out as `kind` from `start` on (with a discount, it asks an agent).
 
     Raises ValueError when a sample of this shape has no picture or no sound and `kind` needs one.
     """
@@ -113,7 +135,11 @@ def sequence_length(kind: SequenceKind, shape: EpisodeShape, start: int, most: i
     if kind == "clip":
         return ruler + 2 + caption + shape.frame_tokens + steps * (1 + shape.frame_tokens)
     first = ruler + 2 + shape.mission_tokens + 1 + shape.frame_tokens
-    return first + steps * (1 + shape.frame_tokens + shape.outcome_tokens)
+    events = zip(shape.event_steps, shape.event_tokens, strict=True)
+    told = sum(2 + tokens for step, tokens in events if start <= step < start + steps)
+    sink = 1 + shape.frame_tokens if has_sink and start else 0
+    agent = (steps + 1) * AGENT_TOKENS if asks_agent else 0
+    return first + sink + steps * (1 + shape.frame_tokens + shape.outcome_tokens) + told + agent
 
 
 def first_place(kind: SequenceKind, num_frames: int, text_tokens: int, most: int, choice: int) -> int:
@@ -132,13 +158,25 @@ class SequenceBuilder:
         self.vocabulary = vocabulary
         self.bos_id, self.eos_id = bos_id, eos_id
         self._bos, self._eos = (vocabulary.codes(Modality.TEXT, np.array([id])) for id in (bos_id, eos_id))
-        self._image_start, self._audio_start, self._no_action = (
-            vocabulary.codes(Modality.SPECIAL, np.array([id]))
-            for id in (vocabulary.image_start, vocabulary.audio_start, vocabulary.no_action)
+        self._image_start, self._audio_start, self._no_action, self._agent, self._value = (
+            vocabulary.codes(Modality.SPECIAL, np.array([vocabulary.special(token)]))
+            for token in ("<|image|>", "<|audio|>", "<|no_action|>", "<|agent|>", "<|value|>")
         )
 
-    def build(self, kind: SequenceKind, episode: TokenisedEpisode, start: int, most: int) -> TokenSequence:
-        """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens)."""
+    def build(
+        self,
+        kind: SequenceKind,
+        episode: TokenisedEpisode,
+        start: int,
+        most: int,
+        *,
+        has_sink: bool = False,
+        discount: float | None = None,
+    ) -> TokenSequence:
+        """The sequence of `kind` from frame (in a `text`: token) `start` on, of at most `most` frames (tokens).
+
+        `has_sink` and `discount` are those of an `interaction`.
+        """
         match kind:
             case "clip":
                 return self.clip(episode, start, most)
@@ -151,7 +189,7 @@ class SequenceBuilder:
             case "audio_to_text":
                 return self.audio_to_text(episode.audio[start], episode.caption(start), episode.key)
             case "interaction":
-                return self.interaction(episode, start, most)
+                return self.interaction(episode, start, most, has_sink=has_sink, discount=discount)
             case "text":
                 return self.text(episode.captions[0], start, most, episode.key)
 
@@ -194,20 +232,40 @@ class SequenceBuilder:
         self._text(parts, caption, Role.TARGET)
         return self._sequence(f"{key}/audio_to_text", parts)
 
-    def interaction(self, episode: TokenisedEpisode, start: int, frames: int) -> TokenSequence:
-        """Up to `frames` frames from frame `start` on, with the actions between them and their outcomes."""
+    def interaction(
+        self,
+        episode: TokenisedEpisode,
+        start: int,
+        frames: int,
+        *,
+        has_sink: bool = False,
+        discount: float | None = None,
+    ) -> TokenSequence:
+        """Up to `frames` frames from frame `start` on, with the events and actions between them and their outcomes. In
+        front of them, where it `has_sink`, the episode's first frame; and at the end of every moment, where there is a
+        `discount` of rewards, what an agent does next and what it will get."""
         window = _Window(episode, start, frames)
+        answers = None
+        if discount is not None:
+            answers = agent_answers(episode.actions, episode.rewards, episode.done, discount, start)
         parts = self._ruler(episode.frames[start])
         self._text(parts, episode.mission, Role.CONDITION)
         parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE)
-        self._moment(parts, window, 0, Role.CONDITION)
-        for time in range(1, window.num_frames):
-            self._action(parts, window, time)
-            self._moment(parts, window, time, Role.TARGET)
-            if window.has_outcomes:
+        if has_sink and start:
+            self._moment(parts, _Window(episode, 0, 1), SINK_TIME, Role.CONDITION)
+            parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, missing=True)
+        for time in range(window.num_frames):
+            if time:
+                for ids in window.events(time):
+                    self._text(parts, ids, Role.CONDITION, time)
+                self._action(parts, window, time)
+            self._moment(parts, window, time, Role.TARGET if time else Role.CONDITION)
+            if time and window.has_outcomes:
                 step = slice(time - 1, time)
                 parts.add(window.rewards[step], Modality.REWARD, Role.TARGET, time)
                 parts.add(window.done[step], Modality.DONE, Role.TARGET, time)
+            if answers is not None:
+                self._ask(parts, answers, time)
         return self._sequence(f"{episode.key}/interaction/{start}", parts)
 
     def text(self, ids: np.ndarray, start: int, tokens: int, key: str) -> TokenSequence:
@@ -241,9 +299,9 @@ class SequenceBuilder:
             parts.add(ruler, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
         return parts
 
-    def _text(self, parts: _Parts, ids: np.ndarray, role: Role) -> None:
-        parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
-        parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role)
+    def _text(self, parts: _Parts, ids: np.ndarray, role: Role, time: int = 0) -> None:
+        parts.add(self._bos, Modality.TEXT, Role.STRUCTURE, time)
+        parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role, time)
 
     def _moment(self, parts: _Parts, window: _Window, time: int, role: Role) -> None:
         """What there is to see and to hear."""
@@ -269,6 +327,15 @@ class SequenceBuilder:
         else:
             parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, time, missing=True)
 
+    def _ask(self, parts: _Parts, answers: tuple[np.ndarray, np.ndarray], time: int) -> None:
+        """What to do next and what there is to get; the question itself stands where nobody knows."""
+        questions = ((Modality.ACTION, self._agent), (Modality.REWARD, self._value))
+        for (modality, question), known in zip(questions, answers, strict=True):
+            if time < len(known):
+                parts.add(known[time : time + 1], modality, Role.AGENT, time)
+            else:
+                parts.add(question, Modality.SPECIAL, Role.AGENT, time)
+
 
 class _Window:
     """Codes of up to `most` frames of an episode and of what lies between them."""
@@ -282,6 +349,11 @@ class _Window:
         self.frames, self.audio = episode.frames[moments], episode.audio[moments]
         self.actions, self.done = episode.actions[steps], episode.done[steps]
         self.rewards = reward_codes(rewards) if self.has_outcomes else rewards
+        self._start, self._events = start, episode.events
+
+    def events(self, time: int) -> list[np.ndarray]:
+        """Ids of what happened before the action that led to frame `time` of the window."""
+        return [ids for step, ids in self._events if step == self._start + time - 1]
 
 
 class _Parts:

@@ -16,6 +16,7 @@ from data_pipelines.stream.randomness import RekeyedGenerator, keyed_number
 from unimodel.batch import CorruptedSequence
 from unimodel.config import MixtureEntry, StageConfig
 from unimodel.objectives.corruption import added_tokens, corrupt
+from unimodel.objectives.policy import ask_agent
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, read_shape
 from unimodel.tokenizers.unified import SequenceBuilder, first_place, sequence_length
 
@@ -47,7 +48,8 @@ class StageData:
         choice = self._choice(draw, key)
         start = first_place(entry.sequence, shape.num_frames, shape.caption_tokens[0], entry.most, choice)
         try:
-            length = sequence_length(entry.sequence, shape, start, entry.most)
+            extras = {"has_sink": entry.sink, "asks_agent": self._stage.agent_of(entry) is not None}
+            length = sequence_length(entry.sequence, shape, start, entry.most, **extras)
         except ValueError as error:
             raise ValueError(
                 f"stage {self._stage_name}: sample {key} of source '{entry.source}': {error}; take another sequence"
@@ -69,10 +71,17 @@ class StageData:
         episode = decode_tokenised(key, fields)
         choice = self._choice(draw, key)
         start = first_place(entry.sequence, episode.num_frames, len(episode.captions[0]), entry.most, choice)
-        sequence = self._builder.build(entry.sequence, episode, start, entry.most)
+        agent = self._stage.agent_of(entry)
+        discount = agent[1].discount if agent else None
+        sequence = self._builder.build(
+            entry.sequence, episode, start, entry.most, has_sink=entry.sink, discount=discount
+        )
         rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
         index, objective = self._objectives.index(entry.objective), self._stage.objectives[entry.objective]
         corrupted = corrupt(sequence, self._builder.vocabulary, objective, index, rng)
+        if agent and entry.agent is not None:
+            asked_by = self._objectives.index(entry.agent)
+            corrupted = ask_agent(corrupted, sequence, self._builder.vocabulary, agent[1], asked_by)
         if len(corrupted) != planned:
             raise ValueError(f"sample {key} makes {len(corrupted)} tokens where the index says {planned}")
         return corrupted

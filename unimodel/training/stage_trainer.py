@@ -31,6 +31,7 @@ from unimodel.training.metrics import counted_losses, describe, metrics_line, sk
 from unimodel.training.named_state import NamedState
 from unimodel.training.observer import StageObserver
 from unimodel.training.optimizer import freeze
+from unimodel.training.own_rollout import with_own_frames
 from unimodel.training.quarantine import quarantine, quarantine_step
 from unimodel.training.schedule import learning_rate
 from unimodel.training.step import StepReport, train_step
@@ -146,11 +147,16 @@ class StageTrainer:
             step = replace(step, bad_samples=())
         loading_seconds = time.monotonic() - began
         tell = (float(len(step.bad_samples)), float(self.context.stop.requested), *self.context.writer.written())
+        vocabulary, seed = self.context.bundle.vocabulary, (self.context.config.seed, self.name)
+        batch = step.batch.to(self.context.device)
+        batch = with_own_frames(
+            self.engine, self.context.sequence, batch, self.stage, vocabulary, stage_step=stage_step, seed=seed
+        )
         report = train_step(
             self.engine,
-            step.batch.to(self.context.device),
+            batch,
             self.stage,
-            self.context.bundle.vocabulary,
+            vocabulary,
             (*tell, *self.observer.tell()),
             loss_limit=self.losses.limit,
         )

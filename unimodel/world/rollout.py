@@ -16,11 +16,12 @@ WORLDS_AT_ONCE = 32
 
 def worlds_of(loaded: LoadedRun) -> Worlds:
     """Worlds over the window that the run's stage 3 trained on. Raises ValueError for a stage without interaction."""
-    window_frames = loaded.config.stages[loaded.stage].skills.get("interaction")
-    if window_frames is None:
+    entry = loaded.config.stages[loaded.stage].world
+    if entry is None:
         raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
     settings = FillSettings(steps=loaded.config.evaluation.sampling_steps)
-    return Worlds(loaded.backbone, loaded.bundle.builder, loaded.bundle.pad_id, window_frames, settings)
+    bundle = loaded.bundle
+    return Worlds(loaded.backbone, bundle.builder, bundle.pad_id, entry.frames, settings, has_sink=entry.sink)
 
 
 def roll_out(loaded: LoadedRun, states: Sequence[WorldState], actions: np.ndarray, seed: int = 0) -> list[WorldState]:

@@ -9,11 +9,22 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class WorldState:
-    """`frames` [t, rows, columns] codes, the t - 1 actions between them, and the `mission` as text ids."""
+    """`frames` [t, rows, columns] codes, the t - 1 actions between them, the `mission` as text ids, and `events`: step
+    and text ids of what happens before the action of that step, in order; those of steps to come may be there."""
 
     mission: np.ndarray
     frames: np.ndarray
     actions: np.ndarray
+    events: tuple[tuple[int, np.ndarray], ...] = ()
+
+    def with_event(self, ids: np.ndarray) -> WorldState:
+        """Something happens before the next action."""
+        return replace(self, events=(*self.events, (len(self.actions), ids)))
+
+    def since(self, first: int) -> WorldState:
+        """Without what was before frame `first`."""
+        events = tuple((step - first, ids) for step, ids in self.events if step >= first)
+        return replace(self, frames=self.frames[first:], actions=self.actions[first:], events=events)
 
     def stepped(self, action: int, frame: np.ndarray) -> WorldState:
         """One frame later."""
@@ -24,4 +35,5 @@ class WorldState:
         """When it had so many frames. Raises ValueError when it never had, or for none at all."""
         if not 1 <= frames <= len(self.frames):
             raise ValueError(f"a world of {len(self.frames)} frames cannot go back to {frames} of them")
-        return replace(self, frames=self.frames[:frames], actions=self.actions[: frames - 1])
+        events = tuple(event for event in self.events if event[0] < frames - 1)
+        return replace(self, frames=self.frames[:frames], actions=self.actions[: frames - 1], events=events)

@@ -13,7 +13,7 @@ the same window.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -86,7 +86,8 @@ class _Window:
 
 
 class Worlds:
-    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on.
+    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on, and with
+    `has_sink` it had the first frame of the episode in front of windows that began later.
 
     A world is opened into a slot and closed again; any open slots may be stepped together. With `compiled`, forwards of
     frames have fixed shapes and go through torch.compile, on a GPU as CUDA graphs: the first steps take a minute, and
@@ -101,11 +102,13 @@ class Worlds:
         window_frames: int,
         settings: FillSettings | None = None,
         *,
+        has_sink: bool = False,
         compiled: bool = False,
     ) -> None:
         assert window_frames >= 2, "the last frame and the next"
         self._backbone, self._builder, self._pad_id = backbone, builder, pad_id
         self._window_frames, self._settings = window_frames, settings or FillSettings()
+        self._has_sink = has_sink
         self._kept_frames = max(1, int(KEPT_FRACTION * window_frames))
         self._cache = KeyValueCache(backbone.decoder, whole=compiled)
         self._worlds: dict[int, _World] = {}
@@ -129,10 +132,10 @@ class Worlds:
 
     def _window_begins(self, frames: int) -> int:
         """The first frame of the window of a world that has come so far step by step."""
-        if frames < self._window_frames:
+        if frames <= self._window_frames:
             return 0
         stride = self._window_frames - self._kept_frames
-        return ((frames - self._window_frames) // stride + 1) * stride
+        return ((frames - self._window_frames - 1) // stride + 1) * stride
 
     def close(self, slot: int) -> None:
         """Raises KeyError for a slot that is not open."""
@@ -144,11 +147,18 @@ class Worlds:
 
     def window_frames(self, slot: int) -> int:
         """How many frames the next one is made from. Raises KeyError for a slot that is not open."""
-        return self._worlds[slot].window_frames
+        world = self._worlds[slot]
+        return self._kept_frames if self._is_full(world) else world.window_frames
 
     def is_unread(self, slot: int) -> bool:
         """Whether its next step reads its window from the beginning. Raises KeyError for a slot that is not open."""
-        return self._worlds[slot].read == 0
+        world = self._worlds[slot]
+        return world.read == 0 or self._is_full(world)
+
+    def make_happen(self, slot: int, ids: np.ndarray) -> None:
+        """An event, as text ids, before the world's next action. Raises KeyError for a slot that is not open."""
+        world = self._worlds[slot]
+        world.state = world.state.with_event(ids)
 
     @torch.no_grad()
     def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
@@ -160,14 +170,14 @@ class Worlds:
         if len(set(slots)) < len(slots):
             raise ValueError(f"a world takes one action at a time, and slots {list(slots)} name one twice")
         worlds = [self._worlds[slot] for slot in slots]
+        for world in filter(self._is_full, worlds):  # not before: the outcomes of the last step may have been asked for
+            world.first, world.read = len(world.state.frames) - self._kept_frames, 0
         windows = [self._next_window(world, action) for world, action in zip(worlds, actions, strict=True)]
         self._catch_up(worlds, windows)
         codes = self._fill(worlds, windows, passes or self._settings.steps).cpu().numpy()
         frames = codes.reshape(len(slots), *worlds[0].state.frames.shape[1:])
         for world, action, frame in zip(worlds, actions, frames, strict=True):
             world.state = world.state.stepped(action, frame)
-            if world.window_frames >= self._window_frames:
-                world.first, world.read = len(world.state.frames) - self._kept_frames, 0
         return frames
 
     @torch.no_grad()
@@ -192,27 +202,33 @@ class Worlds:
         values = reward_values(np.arange(REWARD_BINS))
         return Outcome(rewards.double().cpu().numpy() @ values, over[:, 1].double().cpu().numpy())
 
+    def _is_full(self, world: _World) -> bool:
+        """Whether the window must move on before it takes another frame."""
+        return world.window_frames >= self._window_frames
+
     def _next_window(self, world: _World, action: int) -> _Window:
         """The window with one more frame, which nobody knows."""
-        state, first = world.state, world.first
-        unknown = replace(state, frames=np.concatenate([state.frames[first:], state.frames[-1:]]))
-        window = self._window(replace(unknown, actions=np.append(state.actions[first:], action)), 0)
+        state = world.state
+        window = self._window(state.stepped(action, state.frames[-1]), world.first)
         window.ids[window.codes : window.codes_stop] = self._builder.vocabulary.mask(Modality.IMAGE)
         return window
 
     def _window(self, state: WorldState, first: int) -> _Window:
         """Frames from `first` on as training lays them out, rewards and done flags behind MASK as half of them are
-        there. A window that begins later than its episode looks like one that begins with it."""
-        frames, actions = state.frames[first:], state.actions[first:]
-        steps, vocabulary = len(actions), self._builder.vocabulary
-        silence, unknown = np.zeros((steps + 1, 0), dtype=np.int64), np.zeros(steps)
-        episode = TokenisedEpisode("world", frames, silence, actions, unknown, unknown > 0, state.mission, ())
-        sequence = self._builder.interaction(episode, 0, steps + 1)
+        there. Without a sink, a window that begins later than its episode looks like one that begins with it."""
+        frames, actions, vocabulary = state.frames, state.actions, self._builder.vocabulary
+        silence, unknown = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions))
+        episode = TokenisedEpisode(
+            "world", frames, silence, actions, unknown, unknown > 0, state.mission, (), state.events
+        )
+        steps = len(actions) - first
+        sequence = self._builder.interaction(episode, first, steps + 1, has_sink=self._has_sink)
         ids = sequence.ids.copy()
         for modality in OUTCOMES:
             ids[sequence.layout.modality == modality] = vocabulary.mask(modality)
         picture = sequence.layout.pictures[-1]
-        begins = {span.time: span.start for span in reversed(sequence.spans)}
+        # A frame's block begins with its action: the events before that are read once, like all that came before.
+        begins = {span.time: span.start for span in reversed(sequence.spans) if span.modality is not Modality.TEXT}
         return _Window(ids, sequence, begins[min(1, steps)], begins[steps], picture.start, picture.stop)
 
     def _catch_up(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
@@ -273,7 +289,8 @@ class Worlds:
         # A short row beside a long one is padded beyond its own end.
         places = max(part.start for part in unread) + tokens
         if self._compiled:  # all that a window of these can need: what grows compiles again
-            places = max(w.prefix + (self._window_frames + LATE_FRAMES) * w.step_tokens for w in windows)
+            whole_frames = self._window_frames + LATE_FRAMES + self._has_sink
+            places = max(places, *(window.prefix + whole_frames * window.step_tokens for window in windows))
         self._cache.grow(1 + max(world.row for world in worlds), -(-places // ROOM_TOKENS) * ROOM_TOKENS)
         return lay_passage(unread, tokens, self._cache, self._pad_id, self._device)
 

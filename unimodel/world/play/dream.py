@@ -42,13 +42,14 @@ class Dream:
 
     def __init__(self, loaded: LoadedRun, size: tuple[int, int]) -> None:
         stage, patch = loaded.config.stages[loaded.stage], loaded.bundle.image.config.patch_pixels
+        assert stage.world is not None, "`playable_stage` has looked"
         if size[0] % patch or size[1] % patch:
             raise ValueError(
                 f"{loaded.run.path} reads patches of {patch} pixels: {size[0]}x{size[1]} has no whole number"
             )
         self._grid = size[0] // patch, size[1] // patch
         self._loaded, self._worlds = loaded, worlds_of(loaded)
-        self._window_frames, self._row_tokens = stage.skills["interaction"], stage.batch.row_tokens
+        self._window_frames, self._row_tokens = stage.world.frames, stage.batch.row_tokens
 
     @property
     def run(self) -> RunFolder:
@@ -64,6 +65,11 @@ class Dream:
     def num_actions(self) -> int:
         """Actions that it knows."""
         return self._loaded.bundle.vocabulary.action_size
+
+    @property
+    def hears_events(self) -> bool:
+        """Whether it has learnt that what a text says happens; others know of a text that is a mission alone."""
+        return self._loaded.config.data.recording.event_fraction > 0
 
     def start(self, frame: np.ndarray) -> np.ndarray:
         """Codes [rows, columns] of a picture uint8 [height, width, 3]."""

@@ -5,6 +5,7 @@ Acting at the end of a branch makes it longer; acting anywhere else begins a new
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +20,8 @@ class Moment:
     action    that led here; None at the start
     codes     of the next frame, one [rows, columns] for every dream
     pictures  PNGs of the panels, b"" where nothing was to be seen
-    mission   what the world had been told when it took the step
+    mission   of the world when it took the step
+    events    what was said to happen before that
     psnr      of the dream against reality, dB
     differs   visibly
     """
@@ -31,6 +33,7 @@ class Moment:
     psnr: float | None
     differs: bool
     real_note: str | None = None
+    events: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -129,11 +132,18 @@ class History:
         """The first step on the way here at which dream and reality differ visibly."""
         return next((step for step, moment in enumerate(self.path()) if moment.differs), None)
 
-    def past(self, dream: int, mission: np.ndarray) -> WorldState:
-        """The way here as a model reads it, told `mission` (ids)."""
-        path = self.path()
-        frames = np.stack([moment.codes[dream] for moment in path])
-        return WorldState(mission, frames, np.asarray(self.actions(), dtype=np.int64))
+    def deeds(self) -> list[int | str]:
+        """All events and actions on the way here, in order."""
+        return [deed for moment in self.path()[1:] for deed in (*moment.events, moment.action) if deed is not None]
+
+    def events(self) -> list[tuple[int, str]]:
+        """On the way here, each with the step of the action before which it was to happen."""
+        return [(step, text) for step, moment in enumerate(self.path()[1:]) for text in moment.events]
+
+    def past(self, dream: int, mission: np.ndarray, events: Sequence[tuple[int, np.ndarray]]) -> WorldState:
+        """The way here as a model reads it, with a mission and events in its ids."""
+        frames = np.stack([moment.codes[dream] for moment in self.path()])
+        return WorldState(mission, frames, np.asarray(self.actions(), dtype=np.int64), tuple(events))
 
     def _whole(self, line: Line) -> list[Moment]:
         if line.parent is None:

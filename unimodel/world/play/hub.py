@@ -142,5 +142,6 @@ class Hub:
             fps=ground.settings.fps,
             passes=ground.settings.passes,
             can_compare=len(ground.checkpoints) > 1,
+            hears_events=ground.hears_events,
             text_tokens=ground.text_tokens,
         )

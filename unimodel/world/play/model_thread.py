@@ -58,9 +58,9 @@ class ModelThread:
         """One step of one world. Raises what the model raises; the world has not moved then."""
         return await self._ask(_Step(dream, slot, action, passes))
 
-    async def open(self, dream: int, past: WorldState) -> int:
-        """A slot for a world with this past."""
-        return await self.call(lambda: self.dreams[dream].open(past))
+    async def open(self, dream: int, past: Callable[[Dream], WorldState]) -> int:
+        """A slot for a world with a past, as the dream reads it."""
+        return await self.call(lambda: self.dreams[dream].open(past(self.dreams[dream])))
 
     def close(self, dream: int, slot: int) -> None:
         """Forgets a world, in its turn."""

@@ -20,7 +20,7 @@ def playable_stage(path: Path, stage: str | None) -> str:
         raise ValueError(str(error)) from None
     if stage is not None and stage not in config.stages:
         raise ValueError(f"run {path} has no stage '{stage}'; its stages are {', '.join(config.stages)}")
-    teaching = [name for name, part in config.ordered_stages if "interaction" in part.skills]
+    teaching = [name for name, part in config.ordered_stages if part.world is not None]
     if not teaching or (stage is not None and stage not in teaching):
         what = "none of its stages" if stage is None else f"not stage '{stage}'"
         raise ValueError(

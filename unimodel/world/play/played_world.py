@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 from data_pipelines.sources.episode import Episode
 from unimodel.world.play.difference import differs_visibly, encode_png, psnr
+from unimodel.world.play.dream import Dream
 from unimodel.world.play.history import History, Moment
 from unimodel.world.play.model_thread import Dreamed
 from unimodel.world.play.playground import Playground
 from unimodel.world.play.twin import Reality, Twin
+from unimodel.world.state import WorldState
 
+MOST_COMING = 4
+"""Events before one action."""
 NO_ENVIRONMENT = "These episodes were recorded elsewhere: no environment can be played beside the dream."
 
 
@@ -35,7 +39,11 @@ class PlayedWorld:
         self._twin: Twin | None = None
         self._no_twin: str | None = None
         self.mission = episode.mission
-        """What the world is told from the next step on."""
+        """From the next step on."""
+        self.coming: tuple[str, ...] = ()
+        """Events that are said to happen before the next action."""
+        self.possible: tuple[str, ...] = ()
+        """Some that can, in the real environment."""
         self.history: History
 
     @staticmethod
@@ -64,19 +72,30 @@ class PlayedWorld:
         try:
             slots = [await self._open(slot) for slot in self._slots]
             steps = [model.step(slot.dream, n, action, passes) for slot, n in zip(self._slots, slots, strict=True)]
-            real, dreamed = await asyncio.gather(self._real([*self.history.actions(), action]), asyncio.gather(*steps))
+            real, dreamed = await asyncio.gather(
+                self._real([*self.history.deeds(), *self.coming, action]), asyncio.gather(*steps)
+            )
         except BaseException:
             self.leave()
             raise
         self.history.add(self._moment(action, dreamed, real))
+        self.coming = ()
         return dreamed[0].seconds
 
     async def tell(self, text: str) -> None:
-        """Says something to it. Raises ValueError for a text that a dream could not read."""
+        """Says something to it: what happens next, or what its mission is, as its dreams understand it.
+
+        Raises ValueError for a text that a dream could not read, and for too many at once.
+        """
+        if len(self.coming) >= MOST_COMING:
+            raise ValueError(f"{MOST_COMING} things are about to happen already: take a step first")
         model = self._ground.model
         for slot in self._slots:
             await model.call(lambda dream=slot.dream: model.dreams[dream].check_text(text))
-        self.mission = text
+        if self._ground.hears_events:
+            self.coming += (text,)
+        else:
+            self.mission = text
         self.leave()
 
     def leave(self) -> None:
@@ -87,9 +106,9 @@ class PlayedWorld:
                 slot.number = None
 
     def arrive(self) -> None:
-        """After going to another moment: the world has been told what it had been told there."""
+        """After going to another moment: the world knows what it had been told there."""
         self.leave()
-        self.mission = self.history.here().mission
+        self.mission, self.coming = self.history.here().mission, ()
 
     async def close(self) -> None:
         """Ends it."""
@@ -99,25 +118,32 @@ class PlayedWorld:
 
     async def _open(self, slot: _Slot) -> int:
         if slot.number is None:
-            model, place = self._ground.model, self._slots.index(slot)
-            mission = await model.call(lambda: model.dreams[slot.dream].read(self.mission))
-            slot.number = await model.open(slot.dream, self.history.past(place, mission))
+            slot.number = await self._ground.model.open(slot.dream, lambda dream: self._past(slot, dream))
         return slot.number
+
+    def _past(self, slot: _Slot, dream: Dream) -> WorldState:
+        """All so far, and what is coming, as a dream reads it."""
+        now = len(self.history.actions())
+        events = [*self.history.events(), *((now, text) for text in self.coming)]
+        told = [(step, dream.read(text)) for step, text in events]
+        return self.history.past(self._slots.index(slot), dream.read(self.mission), told)
 
     def _first(self, dream: int) -> Dreamed:
         model = self._ground.model.dreams[dream]
         codes = model.start(self._episode.frames[0])
         return Dreamed(codes, model.pictures(codes[None])[0], 0.0)
 
-    async def _real(self, actions: list[int]) -> Reality | None:
-        """What is really to be seen after `actions`; an environment that fails is not asked again."""
+    async def _real(self, deeds: list[int | str]) -> Reality | None:
+        """What is really to be seen after `deeds`; an environment that fails is not asked again."""
         if self._twin is None:
             return None
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._ground.reality, self._twin.at, actions)
+            real = await asyncio.get_running_loop().run_in_executor(self._ground.reality, self._twin.at, deeds)
         except Exception as error:  # an environment is code of others: whatever it raises, the dream goes on
-            self._twin, self._no_twin = None, f"The real environment cannot be played: {error}"
+            self._twin, self._no_twin, self.possible = None, f"The real environment cannot be played: {error}", ()
             return None
+        self.possible = real.possible if self._ground.hears_events else ()
+        return real
 
     def _moment(self, action: int | None, dreamed: Sequence[Dreamed], real: Reality | None) -> Moment:
         pictures = [encode_png(dream.picture) for dream in dreamed]
@@ -132,11 +158,12 @@ class PlayedWorld:
             mission=self.mission,
             psnr=psnr(picture, real.picture) if real is not None and comparable else None,
             differs=real is not None and comparable and differs_visibly(picture, real.picture),
-            real_note=self._no_twin if real is None else _over(real),
+            real_note=self._no_twin if real is None else _note(real),
+            events=self.coming,
         )
 
 
-def _over(real: Reality) -> str | None:
-    if real.over_at is None:
-        return None
-    return f"The real episode was over after {real.over_at} steps, with a reward of {real.reward:.3g}."
+def _note(real: Reality) -> str | None:
+    if real.over_at is not None:
+        return f"The real episode was over after {real.over_at} steps, with a reward of {real.reward:.3g}."
+    return f"It did not happen in the real environment: {real.refused}." if real.refused is not None else None

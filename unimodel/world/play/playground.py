@@ -73,6 +73,11 @@ class Playground:
         return "turns" if is_grid or self.controls.idle is None else "real_time"
 
     @property
+    def hears_events(self) -> bool:
+        """What a text is that somebody types: an event, where every dream has learnt of them, else a new mission."""
+        return all(dream.hears_events for dream in self.model.dreams)
+
+    @property
     def text_tokens(self) -> int:
         """Most tokens of a text that every dream can be told."""
         return min(dream.text_tokens for dream in self.model.dreams)

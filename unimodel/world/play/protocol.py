@@ -104,7 +104,7 @@ class Restart(_Message):
 
 
 class Text(_Message):
-    """What the world is told from the next step on."""
+    """What happens with the next step or, as the run has learnt it, what the mission is from then on."""
 
     type: Literal["text"]
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
@@ -188,6 +188,8 @@ class Welcome(_Message):
     fps: float
     passes: int
     can_compare: bool
+    hears_events: bool
+    """What a text is: an event, or else a new mission."""
     text_tokens: int
 
 
@@ -204,6 +206,13 @@ class BranchState(_Message):
     parent: int | None
     fork: int
     tip: int
+
+
+class Happening(_Message):
+    """An event before the action of step `step`."""
+
+    step: int
+    text: str
 
 
 class Recording(_Message):
@@ -240,6 +249,10 @@ class State(_Message):
     paused: bool
     why_paused: str | None
     mission: str
+    events: tuple[Happening, ...]
+    """On the way here."""
+    coming: tuple[str, ...]
+    """With the next step."""
     branch: int
     step: int
     branches: tuple[BranchState, ...]
@@ -274,6 +287,8 @@ class Frame(_Message):
     differs_at: int | None
     """The first step at which they did."""
     real_note: str | None
+    possible: tuple[str, ...]
+    """Some events that can happen next in the real environment."""
     measured: Measured
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines.shards.index import Manifest, write_manifest
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.writer import write_shard
+from data_pipelines.sources.episode import Event
 from data_pipelines.sources.trajectory import Trajectory, encode_windows
 from unimodel.world.play.difference import decode_png
 from unimodel.world.play.dream import Checkpoint
@@ -23,8 +24,8 @@ MOST_FRAMES = 64
 
 
 class Recorder:
-    """Keeps what is played from its beginning on. Going back, to another branch, to another start or telling the world
-    something ends one stretch and begins the next: an episode is one way through one world."""
+    """Keeps what is played from its beginning on. Going back, to another branch, to another start or to another mission
+    ends one stretch and begins the next: an episode is one way through one world."""
 
     def __init__(self, step: int) -> None:
         self._stretches: list[list[Moment]] = []
@@ -64,6 +65,7 @@ class Recorder:
                 rewards=np.full(steps, np.nan, dtype=np.float32),  # nobody knows them in a dream
                 done=np.zeros(steps, dtype=np.bool_),
                 missions=[stretch[1].mission],
+                events=tuple(Event(step, text) for step, moment in enumerate(stretch[1:]) for text in moment.events),
                 num_actions=num_actions,
                 seed=0,
                 about={"dreamed_by": asdict(dreamed_by)},

@@ -16,6 +16,7 @@ from unimodel.world.play.protocol import (
     BranchState,
     Choice,
     Frame,
+    Happening,
     Measured,
     Mode,
     Notice,
@@ -158,7 +159,7 @@ class Session:
         async with self._between_steps:
             path = self._world.history.path()
             await self._world.tell(text)
-            if self._recorder is not None:
+            if self._recorder is not None and not self.ground.hears_events:
                 self._recorder.cut(path, self._world.history.step)
             self._show(self.state())
 
@@ -256,7 +257,7 @@ class Session:
             return
         if ticking:
             self.ground.pace.note(passes, seconds)
-        if self._world.history.branch != branch:
+        if self._world.history.branch != branch or self._world.history.here().events:
             self._show(self.state())
         self._show(self.frame(due.pressed_at))
 
@@ -279,6 +280,8 @@ class Session:
             paused=self._paused,
             why_paused=self._why_paused,
             mission=world.mission,
+            events=tuple(Happening(step=step, text=text) for step, text in history.events()),
+            coming=world.coming,
             branch=history.branch,
             step=history.step,
             branches=tuple(
@@ -306,6 +309,7 @@ class Session:
             differs=moment.differs,
             differs_at=history.differs_at(),
             real_note=moment.real_note,
+            possible=self._world.possible,
             measured=Measured(
                 fps=meter.per_second() if self.is_ticking else None,
                 passes=ground.pace.passes if self.is_ticking else ground.settings.passes,

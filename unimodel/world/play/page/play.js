@@ -84,6 +84,10 @@ function showWelcome(message) {
   const idle = message.controls.find((control) => control.is_idle);
   $("step").disabled = !idle;
   $("step").title = idle ? `One step with “${idle.name}”, or with what is held` : "Every action does something here: press a key";
+  $("tell-title").textContent = message.hears_events ? "Make something happen" : "Tell the world";
+  $("tell-hint").textContent = message.hears_events
+    ? "It happens with the next step, in the real environment too where it can."
+    : "The new mission, from the next step on. The real environment does not hear it.";
   $("text").title = `At most ${message.text_tokens} tokens`;
   const watching = message.role === "watcher";
   for (const element of document.querySelectorAll("main button, main input")) element.disabled ||= watching;
@@ -103,7 +107,7 @@ function showState(message) {
   screen.setPanels(message.panels, notes);
   $("mission").hidden = !message.mission;
   $("mission").querySelector("b").textContent = message.mission;
-  $("text").placeholder = message.mission;
+  showEvents(message);
   for (const radio of document.getElementsByName("mode")) radio.checked = radio.value === message.mode;
   const realTime = message.mode === "real_time";
   $("pause").hidden = !realTime;
@@ -119,6 +123,15 @@ function showState(message) {
   $("agreement").hidden = trial !== null;
   timeline.setState(message);
   showTrial(trial);
+}
+
+// What was said to happen: the last of it, and what comes with the next step.
+function showEvents({ mission, events, coming }) {
+  const lines = events.slice(-1).map(({ step, text }) => [`At step ${step}: `, strong(text)]);
+  lines.push(...coming.map((text) => ["With the next step: ", strong(text)]));
+  $("events").hidden = !lines.length;
+  $("events").replaceChildren(...lines.flatMap((parts, i) => (i ? [" · ", ...parts] : parts)));
+  if (!welcome.hears_events) $("text").placeholder = mission;
 }
 
 function timeHint(message, realTime) {
@@ -138,6 +151,7 @@ function showFrame(frame) {
   more.textContent = [once ? `first differed at step ${frame.differs_at}` : "", known ? `PSNR ${frame.psnr.toFixed(1)} dB` : ""].filter(Boolean).join(" · ");
   $("real-note").hidden = !frame.real_note || !frame.pictures[1];
   $("real-note").textContent = frame.real_note ?? "";
+  if (welcome.hears_events) showPossible(frame.possible);
   const { fps, passes, p50_ms: p50, p95_ms: p95, dropped } = frame.measured;
   $("measured").textContent = [
     fps === null ? "" : `${fps.toFixed(1)} pictures/s`,
@@ -145,6 +159,15 @@ function showFrame(frame) {
     p50 === null ? "" : `key to picture ${Math.round(p50)} ms, p95 ${Math.round(p95)} ms`,
     dropped ? `${dropped} late pictures left out` : "",
   ].filter(Boolean).join(" · ");
+}
+
+function showPossible(sentences) {
+  $("text").placeholder = sentences[0] ?? "";
+  $("possible").replaceChildren(...sentences.map((sentence) => {
+    const option = document.createElement("option");
+    option.value = sentence;
+    return option;
+  }));
 }
 
 function showTrial(trial) {
@@ -275,6 +298,7 @@ $("tell").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
   if (text) say({ type: "text", text });
+  $("text").value = "";
   $("text").blur();
 });
 $("edit-keys").addEventListener("click", () => {

@@ -1,0 +1,92 @@
+"""Who plays when episodes are recorded: scripted policies.
+
+A policy is anything that is a `Policy` (`play.py`). A recording names its policies by settings, and a function makes
+them of those: `scripted_policy`, or the caller's own for kinds that are not known here, such as a trained model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from data_pipelines.sources.play import Play, Player, Policy
+from data_pipelines.sources.policy_settings import BotPolicy, RandomPolicy, ScriptedPolicy, StickyPolicy
+
+LoadPolicy = Callable[[Mapping[str, Any]], Policy]
+"""Makes a policy of its settings. Worker processes call it: it is a function at the top of its module."""
+
+_SCRIPTED: TypeAdapter[ScriptedPolicy] = TypeAdapter(ScriptedPolicy)
+
+
+def scripted_policy(settings: Mapping[str, Any]) -> Policy:
+    """The policy of these settings. Raises ValueError for another kind or a setting that it does not have."""
+    try:
+        policy = _SCRIPTED.validate_python(dict(settings))
+    except ValidationError as error:
+        raise ValueError(f"policy {dict(settings)}: {error.errors()[0]['msg']}") from None
+    match policy:
+        case BotPolicy():
+            return Assisted(policy.random_action_fraction)
+        case StickyPolicy():
+            return Sticky(policy.repeat_fraction)
+        case RandomPolicy():
+            return Sticky(0.0)
+
+
+def load_players(policies: Sequence[Mapping[str, Any]], load_policy: LoadPolicy) -> list[Player]:
+    """Whoever plays in a recording. Raises ValueError for settings that cannot be used."""
+    if not policies:
+        raise ValueError("policies is empty: nobody would play")
+    return [
+        Player(settings.get("name") or settings["kind"], settings.get("share", 1.0), load_policy(settings))
+        for settings in policies
+    ]
+
+
+class Sticky:
+    """Repeats the last action with a probability, else takes a random one."""
+
+    plays_at_once = 1
+
+    def __init__(self, repeat_fraction: float) -> None:
+        self._repeat_fraction = repeat_fraction
+
+    def __call__(self, plays: Sequence[Play]) -> list[int]:
+        return [self._next(play) for play in plays]
+
+    def _next(self, play: Play) -> int:
+        chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
+        return play.actions[-1] if chance < self._repeat_fraction and play.actions else drawn
+
+
+class Assisted:
+    """Takes the bot's advice, except for a share of random actions and where the bot has lost its plan."""
+
+    plays_at_once = 1
+
+    def __init__(self, random_action_fraction: float) -> None:
+        self._random_action_fraction = random_action_fraction
+
+    def __call__(self, plays: Sequence[Play]) -> list[int]:
+        """Raises ValueError when the environment has no bot."""
+        return [self._next(play) for play in plays]
+
+    def _next(self, play: Play) -> int:
+        if play.memory is None:
+            play.memory = play.world.simulator.bot()
+        if play.memory is None:
+            raise ValueError(no_bot(play.world.environment))
+        chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
+        # The bot is asked at every step, also when its advice is not taken: it follows what it sees.
+        advice = play.memory(play.actions[-1] if play.actions else None)
+        return drawn if chance < self._random_action_fraction or advice is None else advice
+
+
+def no_bot(environment: str) -> str:
+    """What to say when somebody wants one."""
+    return (
+        f"{environment} has no scripted bot (BabyAI levels do): choose the policies random or sticky, or an "
+        "environment that has one"
+    )

@@ -1,0 +1,41 @@
+"""What a recording's settings may say of who plays; `policies.py` makes it of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from data_pipelines.settings import Fraction, PositiveFloat, Settings
+
+
+class _PolicySettings(Settings):
+    share: PositiveFloat = 1.0
+    """Episodes that it plays, per episode of a policy of share 1; drawn for every episode."""
+    name: str | None = None
+    """How episodes call it; its kind otherwise."""
+
+
+class RandomPolicy(_PolicySettings):
+    """A uniformly random action every step."""
+
+    kind: Literal["random"]
+
+
+class StickyPolicy(_PolicySettings):
+    """Random actions that are kept: a new one every step moves little."""
+
+    kind: Literal["sticky"]
+    repeat_fraction: Fraction = 0.5
+    """How often the last action is repeated instead of a random one taken."""
+
+
+class BotPolicy(_PolicySettings):
+    """The environment's own bot (BabyAI levels have one)."""
+
+    kind: Literal["bot"]
+    random_action_fraction: Fraction = 0.6
+    """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
+
+
+ScriptedPolicy = Annotated[RandomPolicy | StickyPolicy | BotPolicy, Field(discriminator="kind")]
