@@ -15,6 +15,7 @@ export class Timeline {
     Object.assign(this, { rewind, psnr, branches, where, switchTo });
     this.lines = [];
     this.values = [];
+    this.differsAt = null; // comes with frames
     let asked = null;
     // While the thumb is dragged, at most one wish per picture of the screen.
     rewind.addEventListener("input", () => {
@@ -32,7 +33,6 @@ export class Timeline {
     this.values = [...state.psnr];
     this.branch = state.branch;
     this.step = state.step;
-    this.differsAt = null;
     this.draw();
   }
 
