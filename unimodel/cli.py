@@ -1,4 +1,4 @@
-"""`unimodel`: record, verify, train, evaluate, generate, export, report. Heavy imports wait for their command."""
+"""`unimodel`: record, verify, train, evaluate, generate, play, export, report. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from launch.job import MISTAKE, REQUEUE
 from unimodel.cli_data import ConfigFile, Overrides
 from unimodel.cli_data import app as data_app
 from unimodel.cli_plan import plan_command
+from unimodel.cli_play import play_command
 from unimodel.cli_world import app as world_app
 
 INTERRUPTED = 130
@@ -29,6 +30,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(launch_app, name="launch")
 app.add_typer(world_app, name="world")
 app.command("plan")(plan_command)
+app.command("play")(play_command)
 
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 

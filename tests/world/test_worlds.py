@@ -286,6 +286,20 @@ def test_a_rewound_world_goes_on_as_it_did() -> None:
         past.rewound(9)
 
 
+@pytest.mark.parametrize("frames", range(1, 3 * WINDOW_FRAMES))
+def test_a_world_opened_with_a_past_goes_on_as_the_world_that_lived_it(frames: int) -> None:
+    """Also where the window has moved on in the meantime."""
+    backbone = Listening()
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, FillSettings(steps=2, temperature=1.0))
+    lived = worlds.open(world(6, 1), seed=3)
+    for number in range(3 * WINDOW_FRAMES):
+        worlds.step([lived], [number % 5])
+    opened = worlds.open(worlds.state(lived).rewound(frames), seed=3)
+    for number in range(frames - 1, 3 * WINDOW_FRAMES):
+        worlds.step([opened], [number % 5])
+    np.testing.assert_array_equal(worlds.state(opened).frames, worlds.state(lived).frames)
+
+
 @pytest.mark.slow
 def test_compiled_steps_are_the_same() -> None:
     """With the fixed shapes of a GPU; on a CPU torch.compile takes its minute too."""

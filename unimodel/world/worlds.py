@@ -124,11 +124,18 @@ class Worlds:
         return self._cache.nbytes
 
     def open(self, state: WorldState, seed: int = 0) -> int:
-        """A slot for a world with this past; its noise, if any, follows from `seed` and the number of each frame."""
+        """A slot for a world with this past, which goes on as the world that has lived it. Its noise, if any, follows
+        from `seed` and the number of each frame."""
         slot = next(number for number in range(len(self._worlds) + 1) if number not in self._worlds)
-        first = max(0, len(state.frames) - (self._window_frames - 1))
-        self._worlds[slot] = _World(slot, state, seed, first)
+        self._worlds[slot] = _World(slot, state, seed, self._window_begins(len(state.frames)))
         return slot
+
+    def _window_begins(self, frames: int) -> int:
+        """The first frame of the window of a world that has come so far step by step."""
+        if frames <= self._window_frames:
+            return 0
+        stride = self._window_frames - self._kept_frames
+        return ((frames - self._window_frames - 1) // stride + 1) * stride
 
     def close(self, slot: int) -> None:
         """Raises KeyError for a slot that is not open."""
