@@ -124,11 +124,18 @@ class Worlds:
         return self._cache.nbytes
 
     def open(self, state: WorldState, seed: int = 0) -> int:
-        """A slot for a world with this past; its noise, if any, follows from `seed` and the number of each frame."""
+        """A slot for a world with this past, which goes on as the world that has lived it. Its noise, if any, follows
+        from `seed` and the number of each frame."""
         slot = next(number for number in range(len(self._worlds) + 1) if number not in self._worlds)
-        first = max(0, len(state.frames) - (self._window_frames - 1))
-        self._worlds[slot] = _World(slot, state, seed, first)
+        self._worlds[slot] = _World(slot, state, seed, self._window_begins(len(state.frames)))
         return slot
+
+    def _window_begins(self, frames: int) -> int:
+        """The first frame of the window of a world that has come so far step by step."""
+        if frames <= self._window_frames:
+            return 0
+        stride = self._window_frames - self._kept_frames
+        return ((frames - self._window_frames - 1) // stride + 1) * stride
 
     def close(self, slot: int) -> None:
         """Raises KeyError for a slot that is not open."""
@@ -140,11 +147,13 @@ class Worlds:
 
     def window_frames(self, slot: int) -> int:
         """How many frames the next one is made from. Raises KeyError for a slot that is not open."""
-        return self._worlds[slot].window_frames
+        world = self._worlds[slot]
+        return self._kept_frames if self._is_full(world) else world.window_frames
 
     def is_unread(self, slot: int) -> bool:
         """Whether its next step reads its window from the beginning. Raises KeyError for a slot that is not open."""
-        return self._worlds[slot].read == 0
+        world = self._worlds[slot]
+        return world.read == 0 or self._is_full(world)
 
     def make_happen(self, slot: int, ids: np.ndarray) -> None:
         """An event, as text ids, before the world's next action. Raises KeyError for a slot that is not open."""
@@ -161,14 +170,14 @@ class Worlds:
         if len(set(slots)) < len(slots):
             raise ValueError(f"a world takes one action at a time, and slots {list(slots)} name one twice")
         worlds = [self._worlds[slot] for slot in slots]
+        for world in filter(self._is_full, worlds):  # not before: the outcomes of the last step may have been asked for
+            world.first, world.read = len(world.state.frames) - self._kept_frames, 0
         windows = [self._next_window(world, action) for world, action in zip(worlds, actions, strict=True)]
         self._catch_up(worlds, windows)
         codes = self._fill(worlds, windows, passes or self._settings.steps).cpu().numpy()
         frames = codes.reshape(len(slots), *worlds[0].state.frames.shape[1:])
         for world, action, frame in zip(worlds, actions, frames, strict=True):
             world.state = world.state.stepped(action, frame)
-            if world.window_frames >= self._window_frames:
-                world.first, world.read = len(world.state.frames) - self._kept_frames, 0
         return frames
 
     @torch.no_grad()
@@ -181,6 +190,8 @@ class Worlds:
         if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
             raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
         windows = [self._window(world.state, world.first) for world in worlds]
+        for world, window in zip(worlds, windows, strict=True):
+            world.read = min(world.read, window.block)  # asked again, it has read its last frame already
         self._catch_up(worlds, windows)
         hidden = self._read(self._passage(worlds, windows, [len(window.ids) for window in windows]))
         stops = self._tensor([len(window.ids) - world.read for world, window in zip(worlds, windows, strict=True)])
@@ -192,6 +203,10 @@ class Worlds:
         over = self._backbone.logits(hidden[rows, stops - 1], vocabulary.range_of(Modality.DONE)).softmax(dim=-1)
         values = reward_values(np.arange(REWARD_BINS))
         return Outcome(rewards.double().cpu().numpy() @ values, over[:, 1].double().cpu().numpy())
+
+    def _is_full(self, world: _World) -> bool:
+        """Whether the window must move on before it takes another frame."""
+        return world.window_frames >= self._window_frames
 
     def _next_window(self, world: _World, action: int) -> _Window:
         """The window with one more frame, which nobody knows."""
