@@ -54,13 +54,15 @@ class LatentActionConfig(Settings):
 
     patch_pixels: PositiveInt = 8
     """Pixels per side of the patches that it looks at."""
-    levels: tuple[PositiveInt, ...] = (8,)
-    """Quantisation levels per latent dimension; their product is the number of codes. Few, or a code tells how the
-    picture looks instead of what was done."""
+    num_codes: PositiveInt = 8
+    """Few, or a code tells how the picture looks instead of what was done."""
     width: PositiveInt = 48
     steps: PositiveInt = 1600
     batch_pairs: PositiveInt = 32
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 3e-3
+    replace_known: bool = False
+    """Infer the actions of played episodes too, as if nobody knew them: what the codes are worth is then measured beside
+    the real ones (docs/evaluation.md)."""
 
 
 class TokenizersConfig(Settings):

@@ -42,7 +42,7 @@ def evaluate(path: Path, split: Split) -> None:
     rows, codebook = evaluate_tokenizer(bundle.image, held_out)
     findings.add(rows)
     if bundle.latent_action is not None:
-        findings.add(evaluate_latent_actions(bundle.latent_action, held_out))
+        findings.add(*evaluate_latent_actions(bundle.latent_action, held_out))
     for stage, skills in _last_taught(config, state["stages"]).items():
         _evaluate_stage(path, stage, skills, held_out, findings)
     results = findings.to_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +30,24 @@ class TokenizerBundle:
     """None in a run without sound."""
     vocabulary: Vocabulary
     latent_action: LatentActionModel | None = None
-    """Only where data is tokenised: a model that plays needs none."""
+    """None in a run without; a model that plays only needs to know how many codes it has."""
 
     @property
     def first_latent_action(self) -> int:
         """Codes of inferred actions come after those of the known ones."""
         return self.vocabulary.action_size - (self.latent_action.num_codes if self.latent_action is not None else 0)
+
+    @property
+    def knows_real_actions(self) -> bool:
+        """Whether action tokens 0, 1, ... are those of an environment, and not all of them inferred."""
+        return self.latent_action is None or self.first_latent_action > 0
+
+    def action_names(self, known: Sequence[str]) -> tuple[str, ...]:
+        """Of every action token of a world whose own actions have these names: those that no name is known of are
+        numbered, and inferred ones are `latent_0`, `latent_1`, ..."""
+        real, size = self.first_latent_action, self.vocabulary.action_size
+        names = [known[i] if i < len(known) else f"action_{i}" for i in range(real)]
+        return (*names, *(f"latent_{i}" for i in range(size - real)))
 
     @property
     def builder(self) -> SequenceBuilder:

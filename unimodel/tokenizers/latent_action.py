@@ -1,8 +1,8 @@
 """Latent actions: what happened between two pictures, as one of a few codes, learnt from pictures alone.
 
-An encoder sees both pictures and may say three bits; a decoder sees the earlier one and these bits, and draws the later
-one. What it cannot know from the earlier picture is what the code has to tell (Genie, arXiv 2402.15391, section 2.1;
-pixels in, as there, and not tokens). The decoder is thrown away with the encoder when all films have their codes.
+An encoder sees both pictures and may say one of a few codes; a decoder sees the earlier one and this code, and draws the
+later one. What it cannot know from the earlier picture is what the code has to tell (Genie, arXiv 2402.15391, section
+2.1; pixels in, as there, and not tokens). A model that plays needs neither: its codes are tokens like any other action.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from unimodel.config_tokenizers import LatentActionConfig
 from unimodel.tokenizers.image import to_uint8, to_unit
-from unimodel.tokenizers.quantizer import FiniteScalarQuantizer
+from unimodel.tokenizers.codebook import Codebook
 from unimodel.tokenizers.residual import Residual
 
 WEIGHTS_FILE = "latent_action.safetensors"
 CONFIG_FILE = "latent_action.json"
 PAIRS_AT_ONCE = 128
+DIMS = 8
+"""Of a latent."""
 
 
 class LatentActionModel(nn.Module):
@@ -30,12 +32,13 @@ class LatentActionModel(nn.Module):
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
         self.config = config
-        patch, width, dims = config.patch_pixels, config.width, len(config.levels)
+        patch, width = config.patch_pixels, config.width
         self.encoder = nn.Sequential(nn.Conv2d(6, width, patch, stride=patch), Residual(width, 3), Residual(width, 3))
-        self.head = nn.Linear(2 * width, dims)
-        self.quantizer = FiniteScalarQuantizer(config.levels)
+        self.head = nn.Linear(2 * width, DIMS)
+        self.norm = nn.LayerNorm(DIMS, elementwise_affine=False)
+        self.codebook = Codebook(config.num_codes, DIMS)
         self.stem = nn.Conv2d(3, width, patch, stride=patch)
-        self.code = nn.Linear(dims, width)
+        self.code = nn.Linear(DIMS, width)
         to_pixels = nn.Conv2d(width, 3 * patch * patch, 1)
         nn.init.zeros_(to_pixels.weight)  # it begins with the earlier picture
         nn.init.zeros_(to_pixels.bias)  # pyright: ignore[reportArgumentType]
@@ -43,26 +46,16 @@ class LatentActionModel(nn.Module):
 
     @property
     def num_codes(self) -> int:
-        return self.quantizer.num_codes
-
-    def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """The later pictures as drawn from the earlier ones [pairs, 3, height, width] and the codes of both.
-
-        As in the image tokenizer, noise stands in for rounding in a random half of the pairs.
-        """
-        latents = self.latents(before, after)
-        is_blurred = torch.rand(len(latents), 1) < 0.5
-        blurred = self.quantizer.blurred(latents, torch.rand_like(latents) - 0.5)
-        return self.draw(before, torch.where(is_blurred, blurred, self.quantizer(latents)))
+        return self.codebook.num_codes
 
     def latents(self, before: Tensor, after: Tensor) -> Tensor:
-        """[pairs, dims] of pictures [pairs, 3, height, width]."""
-        features = self.encoder(torch.cat([before, after], dim=1))
-        return self.head(torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1))
+        """[pairs, dims] of pictures [pairs, 3, height, width], each of mean 0 and deviation 1."""
+        features = self.encoder(torch.cat([before, after - before], dim=1))
+        return self.norm(self.head(torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)))
 
-    def draw(self, before: Tensor, quantised: Tensor) -> Tensor:
-        """The later pictures, from quantised latents [pairs, dims]."""
-        return before + self.decoder(self.stem(before) + self.code(quantised)[:, :, None, None])
+    def draw(self, before: Tensor, vectors: Tensor) -> Tensor:
+        """The later pictures, from latents or the vectors of their codes [pairs, dims]."""
+        return before + self.decoder(self.stem(before) + self.code(vectors)[:, :, None, None])
 
     @torch.no_grad()
     def codes(self, frames: np.ndarray) -> np.ndarray:
@@ -76,15 +69,19 @@ class LatentActionModel(nn.Module):
         pixels, found = torch.from_numpy(np.array(frames)), [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(frames) - 1, PAIRS_AT_ONCE):
             some = to_unit(pixels[start : start + PAIRS_AT_ONCE + 1])
-            found.append(self.quantizer.codes(self.quantizer(self.latents(some[:-1], some[1:]))).numpy())
+            found.append(self.codebook.codes(self.latents(some[:-1], some[1:])).numpy())
         return np.concatenate(found)
+
+    def codes_to(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """int64 [n] what leads from one picture [height, width, 3] to each of `after` [n, height, width, 3]."""
+        return np.array([int(self.codes(np.stack([before, frame]))[0]) for frame in after], dtype=np.int64)
 
     @torch.no_grad()
     def drawn(self, before: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """uint8 pictures that would follow `before` [pairs, height, width, 3] by these codes [pairs]."""
-        quantised = self.quantizer.values(torch.from_numpy(np.asarray(codes, dtype=np.int64))).float()
+        vectors = self.codebook.vectors[torch.from_numpy(np.asarray(codes, dtype=np.int64))]
         pairs = zip(
-            torch.from_numpy(np.array(before)).split(PAIRS_AT_ONCE), quantised.split(PAIRS_AT_ONCE), strict=True
+            torch.from_numpy(np.array(before)).split(PAIRS_AT_ONCE), vectors.split(PAIRS_AT_ONCE), strict=True
         )
         return torch.cat([to_uint8(self.draw(to_unit(some), z)) for some, z in pairs]).numpy()
 

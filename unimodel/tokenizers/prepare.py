@@ -9,8 +9,8 @@ import numpy as np
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
-from data_pipelines.sources.episode import Episode, decode_episode
-from data_pipelines.sources.sample import Sample, decode_sample, squared
+from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.sample import Sample, decode_sample, decode_watched, squared
 from unimodel.config import EPISODES, RunConfig
 from unimodel.observe.progress import ProgressBar
 from unimodel.run_folder import RunFolder, write_json
@@ -61,18 +61,18 @@ def train_tokenizers(config: RunConfig, run: RunFolder) -> None:
     num_actions = max(sample.num_actions for sample in everything)
     if latent is not None:
         latent.save(run.latent_actions)
-        num_actions += latent.num_codes
+        num_actions = latent.num_codes + (0 if latent.config.replace_known else num_actions)
     vocabulary = join_vocabulary(text, image, audio, num_actions)
     write_json(run.tokenizers / VOCABULARY_FILE, vocabulary.to_dict())
     write_json(run.tokenizers / SETTINGS_FILE, tokenizer_settings(config))
 
 
 def read_episodes(folder: Folder, limit: int | None = None) -> Iterator[Episode]:
-    """Decoded episodes of one split, in order."""
+    """Decoded episodes (or films) of one split, in order."""
     reader = ShardReader(folder)
     numbers = range(len(reader) if limit is None else min(limit, len(reader)))
     for key, fields in reader.read_in_order(numbers):
-        yield decode_episode(key, fields)
+        yield decode_watched(key, fields)
 
 
 def read_sample(config: RunConfig, source: str, reader: ShardReader, number: int) -> Sample:

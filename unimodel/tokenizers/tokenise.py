@@ -63,11 +63,13 @@ def tokenise_sample(sample: Sample, bundle: TokenizerBundle) -> TokenisedEpisode
 
 
 def action_codes(sample: Sample, bundle: TokenizerBundle) -> np.ndarray:
-    """int64 [frames - 1] what was done, or what is inferred where nobody knows and the run has latent actions."""
+    """int64 [frames - 1] what was done, or what is inferred where the run has latent actions and nobody knows, or they
+    replace those that are known."""
+    latent = bundle.latent_action
     is_known = not len(sample.actions) or int(sample.actions[0]) != UNKNOWN_ACTION
-    if is_known or bundle.latent_action is None or not sample.frames.size:
+    if latent is None or not sample.frames.size or (is_known and not latent.config.replace_known):
         return sample.actions
-    return bundle.first_latent_action + bundle.latent_action.codes(sample.frames)
+    return bundle.first_latent_action + latent.codes(sample.frames)
 
 
 def audio_codes(sample: Sample, tokenizer: AudioTokenizer | None) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.config_tokenizers import LatentActionConfig
@@ -17,6 +18,12 @@ WARMUP_STEPS = 20
 LEAST_CHANGE_FRACTION = 0.05
 """Of a batch's mean change: what a pair that hardly changes is measured by."""
 TINY = 1e-8
+FREE_FRACTION = 0.5
+"""Of the steps: latents are not rounded yet."""
+NOISE = 0.3
+"""Standard deviation that is added to them meanwhile; their own is 1."""
+KMEANS_BATCHES = 16
+COMMITMENT = 0.25
 
 
 def train_latent_actions(
@@ -60,19 +67,43 @@ def _fit(
     progress: Callable[[int, float], None],
 ) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    generator = keyed_generator(seed, "latent actions")
+    rng = keyed_generator(seed, "latent actions")
+    free_steps = math.ceil(FREE_FRACTION * config.steps)
     for step in range(config.steps):
+        if step == free_steps:
+            with torch.no_grad():
+                found = [model.latents(*_drawn(sources, number, config, rng)) for number in range(KMEANS_BATCHES)]
+            model.codebook.place(torch.cat(found), rng)
         scale = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
         optimizer.param_groups[0]["lr"] = config.learning_rate * scale
-        pairs = sources[step % len(sources)]
-        chosen = generator.integers(len(pairs[0]), size=config.batch_pairs)
-        earlier, later = (to_unit(torch.from_numpy(frames[chosen])) for frames in pairs)
-        # Of each pair's own change: a step changes many pixels and a turn few, and both are done. Nothing at all may
-        # have been done as well.
-        change = (later - earlier).square().mean(dim=(1, 2, 3))
-        least = LEAST_CHANGE_FRACTION * change.mean() + TINY
-        left = ((model(earlier, later) - later).square().mean(dim=(1, 2, 3)) / (change + least)).mean()
+        earlier, later = _drawn(sources, step, config, rng)
+        latents = model.latents(earlier, later)
+        if step < free_steps:
+            said, committed = latents + NOISE * torch.randn_like(latents), latents.new_zeros(())
+        else:
+            said = model.codebook(latents)
+            committed = (latents - said.detach()).square().mean()
+            model.codebook.follow(latents.detach())
+        left = _left(model.draw(earlier, said), earlier, later)
         optimizer.zero_grad()
-        left.backward()
+        (left + COMMITMENT * committed).backward()
         optimizer.step()
         progress(step + 1, left.item())
+
+
+def _drawn(
+    sources: Sequence[tuple[np.ndarray, np.ndarray]], step: int, config: LatentActionConfig, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A batch of pairs [pairs, 3, height, width] of one source, in turn."""
+    pairs = sources[step % len(sources)]
+    chosen = rng.integers(len(pairs[0]), size=config.batch_pairs)
+    earlier, later = (to_unit(torch.from_numpy(frames[chosen])) for frames in pairs)
+    return earlier, later
+
+
+def _left(drawn: Tensor, earlier: Tensor, later: Tensor) -> Tensor:
+    """Of each pair's own change, what is not explained: a step changes many pixels and a turn few, and both are done.
+    Nothing at all may have been done as well."""
+    change = (later - earlier).square().mean(dim=(1, 2, 3))
+    least = LEAST_CHANGE_FRACTION * change.mean() + TINY
+    return ((drawn - later).square().mean(dim=(1, 2, 3)) / (change + least)).mean()
