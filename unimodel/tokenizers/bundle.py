@@ -42,9 +42,18 @@ class TokenizerBundle:
         """Whether action tokens 0, 1, ... are those of an environment, and not all of them inferred."""
         return self.latent_action is None or self.first_latent_action > 0
 
+    def alternatives(self, num_actions: int) -> range:
+        """The action tokens of an episode of an environment of so many actions: its own, or inferred ones where they
+        replace them or it has none."""
+        if num_actions and self.knows_real_actions:
+            return range(num_actions)
+        return range(self.first_latent_action, self.vocabulary.action_size)
+
     def action_names(self, known: Sequence[str]) -> tuple[str, ...]:
-        """Of every action token of a world whose own actions have these names: those that no name is known of are
-        numbered, and inferred ones are `latent_0`, `latent_1`, ..."""
+        """Of the action tokens 0, 1, ... of a world whose own actions have these names; inferred ones, which come last, are
+        `latent_0`, `latent_1`, ..."""
+        if self.latent_action is None:
+            return tuple(known)
         real, size = self.first_latent_action, self.vocabulary.action_size
         names = [known[i] if i < len(known) else f"action_{i}" for i in range(real)]
         return (*names, *(f"latent_{i}" for i in range(size - real)))
