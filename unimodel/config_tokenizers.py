@@ -61,8 +61,8 @@ class LatentActionConfig(Settings):
     batch_pairs: PositiveInt = 32
     learning_rate: PositiveFloat = 3e-3
     replace_known: bool = False
-    """Infer the actions of played episodes too, as if nobody knew them: what the codes are worth is then measured beside
-    the real ones (docs/evaluation.md)."""
+    """Infer the actions of played episodes too, as if nobody knew them: to measure what codes are worth beside the real
+    ones (docs/evaluation.md)."""
 
 
 class TokenizersConfig(Settings):

@@ -59,9 +59,7 @@ class Branched:
     pictures: np.ndarray
 
 
-def branching_state(
-    episode: Episode, tokens: TokenisedEpisode, image_size: int, bundle: TokenizerBundle
-) -> Branching:
+def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int, bundle: TokenizerBundle) -> Branching:
     """A state of the episode, drawn by its key. Raises ValueError when its environment cannot be brought there."""
     rng = keyed_generator("evaluate branches", episode.key)
     at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0

@@ -50,8 +50,8 @@ class TokenizerBundle:
         return range(self.first_latent_action, self.vocabulary.action_size)
 
     def action_names(self, known: Sequence[str]) -> tuple[str, ...]:
-        """Of the action tokens 0, 1, ... of a world whose own actions have these names; inferred ones, which come last, are
-        `latent_0`, `latent_1`, ..."""
+        """Of the action tokens 0, 1, ... of a world whose own actions have these names; inferred ones, which come last,
+        are `latent_0`, `latent_1`, ..."""
         if self.latent_action is None:
             return tuple(known)
         real, size = self.first_latent_action, self.vocabulary.action_size

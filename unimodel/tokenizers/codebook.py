@@ -2,11 +2,13 @@
 averages, section A.1 there).
 
 A few codes and straight-through gradients alone end with one code for everything. So training begins without rounding,
-the codebook is then placed by k-means on the latents that this has found, and a code that nothing chooses any more moves
-to a latent that no code is near (as in Jukebox, arXiv 2005.00341, section 3).
+the codebook is then placed by k-means on the latents that this has found, and a code that nothing chooses any more
+moves to a latent that no code is near (as in Jukebox, arXiv 2005.00341, section 3).
 """
 
 from __future__ import annotations
+
+import warnings
 
 import numpy as np
 import torch
@@ -44,7 +46,9 @@ class Codebook(nn.Module):
     def place(self, latents: Tensor, rng: np.random.Generator) -> None:
         """Begins with the k-means of `latents` [n, dims]."""
         known = latents.double().numpy()
-        centres, owners = kmeans2(known, self.num_codes, minit="++", seed=rng, missing="warn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a cluster of nothing is a code that `follow` moves
+            centres, owners = kmeans2(known, self.num_codes, minit="++", rng=rng)
         self.vectors.copy_(torch.from_numpy(centres))
         self.counts.copy_(torch.from_numpy(np.bincount(owners, minlength=self.num_codes) / len(known)))
         self.sums.copy_(self.vectors * self.counts[:, None])

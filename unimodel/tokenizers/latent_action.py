@@ -1,8 +1,8 @@
 """Latent actions: what happened between two pictures, as one of a few codes, learnt from pictures alone.
 
-An encoder sees both pictures and may say one of a few codes; a decoder sees the earlier one and this code, and draws the
-later one. What it cannot know from the earlier picture is what the code has to tell (Genie, arXiv 2402.15391, section
-2.1; pixels in, as there, and not tokens). A model that plays needs neither: its codes are tokens like any other action.
+An encoder sees both pictures and may say one of a few codes; a decoder sees the earlier one and this code, and draws
+the later one. What it cannot know from the earlier picture is what the code has to tell (Genie, arXiv 2402.15391,
+section 2.1; pixels in, as there, and not tokens). A model that plays needs neither: codes are tokens as other actions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unimodel.config_tokenizers import LatentActionConfig
-from unimodel.tokenizers.image import to_uint8, to_unit
 from unimodel.tokenizers.codebook import Codebook
+from unimodel.tokenizers.image import to_uint8, to_unit
 from unimodel.tokenizers.residual import Residual
 
 WEIGHTS_FILE = "latent_action.safetensors"
@@ -80,9 +80,7 @@ class LatentActionModel(nn.Module):
     def drawn(self, before: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """uint8 pictures that would follow `before` [pairs, height, width, 3] by these codes [pairs]."""
         vectors = self.codebook.vectors[torch.from_numpy(np.asarray(codes, dtype=np.int64))]
-        pairs = zip(
-            torch.from_numpy(np.array(before)).split(PAIRS_AT_ONCE), vectors.split(PAIRS_AT_ONCE), strict=True
-        )
+        pairs = zip(torch.from_numpy(np.array(before)).split(PAIRS_AT_ONCE), vectors.split(PAIRS_AT_ONCE), strict=True)
         return torch.cat([to_uint8(self.draw(to_unit(some), z)) for some, z in pairs]).numpy()
 
     def save(self, folder: Path) -> None:
