@@ -120,7 +120,7 @@ def counterfactual(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[
     """One real state, and the next frame of every action: the world's and the model's."""
     number, state = _branching_state(loaded, held_out)
     episode, real, classes = held_out.episodes[number], state.frames, state.classes
-    names = tuple(action_names[token] for token in state.told.tolist())
+    names = tuple(action_names[int(token)] for token in state.told)
     stepped = roll_out(loaded, [state.world] * len(real), state.told[:, None])
     decoded = loaded.bundle.image.decode(np.stack([world.frames[-1] for world in stepped]))
     made = []
