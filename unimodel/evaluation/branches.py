@@ -61,6 +61,8 @@ class Branched:
 
 def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int, bundle: TokenizerBundle) -> Branching:
     """A state of the episode, drawn by its key. Raises ValueError when its environment cannot be brought there."""
+    if not episode.environment:
+        raise ValueError("the episodes come from elsewhere: no environment tells what else could have happened")
     rng = keyed_generator("evaluate branches", episode.key)
     at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
     before = episode.actions[:at].tolist()

@@ -29,12 +29,13 @@ def pair_after_own_frames(rollouts: Sequence[Rollout]) -> list[Pair]:
 
 
 def pair_after_real_frames(loaded: LoadedRun, episodes: Sequence[TokenisedEpisode]) -> list[Pair]:
-    """Of every step of the episodes, after its real frame.
+    """Of every step of the episodes whose outcomes somebody told, after its real frame.
 
     Windows as the model was trained on follow each other and share a frame; in each, all outcomes are hidden and asked
     for at once. That is what `Worlds.outcomes` gives after the same frames, for half of its tokens.
     """
     entry = world_entry(loaded)
+    episodes = [episode for episode in episodes if not np.isnan(episode.rewards).any()]
     vocabulary, asked, owners, kinds = loaded.bundle.vocabulary, [], [], []
     for number, episode in enumerate(episodes):
         for start in range(0, episode.num_frames - 1, entry.frames - 1):
