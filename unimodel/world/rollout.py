@@ -14,14 +14,25 @@ from unimodel.world.worlds import Worlds
 WORLDS_AT_ONCE = 32
 
 
-def worlds_of(loaded: LoadedRun) -> Worlds:
-    """Worlds over the window that the run's stage 3 trained on. Raises ValueError for a stage without interaction."""
+def worlds_of(loaded: LoadedRun, compiled_for: int = 0) -> Worlds:
+    """Worlds over the window that the run's stage 3 trained on, compiled for so many open ones.
+
+    Raises ValueError for a stage without interaction.
+    """
     entry = loaded.config.stages[loaded.stage].world
     if entry is None:
         raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
     settings = FillSettings(steps=loaded.config.evaluation.sampling_steps)
     bundle = loaded.bundle
-    return Worlds(loaded.backbone, bundle.builder, bundle.pad_id, entry.frames, settings, has_sink=entry.sink)
+    return Worlds(
+        loaded.backbone,
+        bundle.builder,
+        bundle.pad_id,
+        entry.frames,
+        settings,
+        has_sink=entry.sink,
+        compiled_for=compiled_for,
+    )
 
 
 def roll_out(loaded: LoadedRun, states: Sequence[WorldState], actions: np.ndarray, seed: int = 0) -> list[WorldState]:
