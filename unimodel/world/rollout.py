@@ -18,8 +18,8 @@ from unimodel.world.worlds import Worlds
 WORLDS_AT_ONCE = 32
 
 
-def worlds_of(loaded: LoadedRun) -> Worlds:
-    """Worlds over the window that the run's stage 3 trained on.
+def worlds_of(loaded: LoadedRun, compiled_for: int = 0) -> Worlds:
+    """Worlds over the window that the run's stage 3 trained on, compiled for so many open ones.
 
     Raises ValueError for a stage without interaction, and where nobody knows any action.
     """
@@ -33,9 +33,10 @@ def worlds_of(loaded: LoadedRun) -> Worlds:
         bundle.builder,
         bundle.pad_id,
         entry.frames,
-        FillSettings(steps=loaded.config.evaluation.sampling_steps),
+        settings,
         has_sink=entry.sink,
         has_outcomes=_has_outcomes(loaded.run),
+        compiled_for=compiled_for,
     )
 
 

@@ -104,7 +104,7 @@ def open_playground(runs: Sequence[LoadedRun], settings: PlaySettings) -> Playgr
     first = runs[0]
     starts = _starts(first.config, first.run.path)
     height, width = starts.read(0).frames.shape[1:3]
-    dreams = [Dream(run, (height, width)) for run in runs]
+    dreams = [Dream(run, (height, width), settings.compiled_for) for run in runs]
     names = dreams[0].action_names(starts.names)
     for dream in dreams:
         if dream.num_actions < len(names) or dream.action_names(starts.names) != names:
