@@ -27,6 +27,7 @@ def worlds_of(loaded: LoadedRun, compiled_for: int = 0) -> Worlds:
     if entry is None:
         raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
     require_actions(loaded)
+    settings = FillSettings(steps=loaded.config.evaluation.sampling_steps)
     bundle = loaded.bundle
     return Worlds(
         loaded.backbone,
