@@ -13,8 +13,10 @@ from toy_rollouts import COLOURS, SIDE, paint
 
 from data_pipelines.sources.play import Rules, play_episodes
 from data_pipelines.sources.policies import load_players, scripted_policy
+from unimodel.config_tokenizers import LatentActionConfig
 from unimodel.evaluation.actions_read import action_following, action_rows, count_right
 from unimodel.evaluation.branches import Branched, Branching, branching_state, evaluate_branches
+from unimodel.tokenizers.latent_action import LatentActionModel
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.world.state import WorldState
 
@@ -33,7 +35,7 @@ def _branching(classes: Sequence[int]) -> Branching:
         outcomes.append(after)
     tried = [list(classes).index(kind) for kind in sorted(set(classes))]
     world = WorldState(NOTHING, before[None], NOTHING)
-    return Branching(0, world, paint(np.stack(outcomes)), np.array(classes), np.array(tried))
+    return Branching(0, world, paint(np.stack(outcomes)), np.array(classes), np.arange(len(classes)), np.array(tried))
 
 
 def _perfect(state: Branching) -> np.ndarray:
@@ -83,12 +85,19 @@ def test_a_state_has_the_real_outcomes_and_tries_one_action_of_each() -> None:
     silence = np.zeros((len(codes), 0), dtype=np.int64)
     tokens = TokenisedEpisode(episode.key, codes, silence, episode.actions, episode.rewards, episode.done, NOTHING, ())
     state = branching_state(episode, tokens, 64)
+    assert state.told.tolist() == list(range(len(state.frames))), "actions are told as they are"
     taken = episode.actions[state.step]
     assert np.array_equal(state.frames[taken], episode.frames[state.step + 1]), "the action taken led where it did"
     assert state.world.frames[-1] == state.step and len(state.world.actions) == state.step
     assert sorted(state.classes[state.tried]) == sorted(set(state.classes)) == list(range(len(state.tried)))
     for action, kind in enumerate(state.classes):
         assert np.array_equal(state.frames[action], state.frames[state.tried[kind]])
+    inferring = LatentActionModel(LatentActionConfig(width=8))
+    inferring.codebook.vectors.normal_()
+    inferred = branching_state(episode, tokens, 64, inferring)
+    before = episode.frames[state.step]
+    for code, after in zip(inferred.told.tolist(), state.frames, strict=True):
+        assert code == inferring.codes(np.stack([before, after]))[0], "an action is told as what it does"
 
 
 # --- actions read from frames ---------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_actions_are_read_from_a_state_and_the_frame_after() -> None:
     before = np.arange(9).reshape(3, 3)
     frames = np.stack([(before + action) % CODES for action in (3, 0, 4)])
     state = Branching(
-        0, WorldState(np.arange(3, 6), before[None], np.zeros(0, int)), frames, np.arange(5), np.arange(5)
+        0, WorldState(np.arange(3, 6), before[None], np.zeros(0, int)), frames, np.arange(5), np.arange(5), np.arange(5)
     )
     (answers,) = read_actions(_loaded(World()), [Branched(state, frames, frames)], [frames])
     assert answers.tolist() == [3, 0, 4]

@@ -54,7 +54,7 @@ def _loaded(codebook: Codebook) -> Any:
         evaluation=SimpleNamespace(horizons=(1, STEPS)),
         data=SimpleNamespace(recording=SimpleNamespace(image_size=64)),
     )
-    return SimpleNamespace(bundle=SimpleNamespace(image=codebook), config=config)
+    return SimpleNamespace(bundle=SimpleNamespace(image=codebook, only_latent_actions=None), config=config)
 
 
 NextCode = Callable[[WorldState, int], np.ndarray]

@@ -14,7 +14,6 @@ from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes, ratio
 from unimodel.evaluation.table import Row, rounded
-from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import roll_out
@@ -59,8 +58,13 @@ class Branched:
     pictures: np.ndarray
 
 
-def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int, bundle: TokenizerBundle) -> Branching:
-    """A state of the episode, drawn by its key. Raises ValueError when its environment cannot be brought there."""
+def branching_state(
+    episode: Episode, tokens: TokenisedEpisode, image_size: int, inferring: LatentActionModel | None = None
+) -> Branching:
+    """A state of the episode, drawn by its key; `inferring` tells its actions where the model knows no real ones.
+
+    Raises ValueError when its environment cannot be brought there.
+    """
     if not episode.environment:
         raise ValueError("the episodes come from elsewhere: no environment tells what else could have happened")
     rng = keyed_generator("evaluate branches", episode.key)
@@ -70,13 +74,8 @@ def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int,
     classes = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)[1].ravel()
     tried = [int(rng.choice(np.flatnonzero(classes == kind))) for kind in range(classes.max() + 1)]
     world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)
-    return Branching(at, world, frames, classes, _told(bundle, episode.frames[at], frames), np.array(tried))
-
-
-def _told(bundle: TokenizerBundle, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    if bundle.latent_action is None or bundle.knows_real_actions:
-        return np.arange(len(after))
-    return bundle.first_latent_action + bundle.latent_action.codes_to(before, after)
+    told = np.arange(len(frames)) if inferring is None else inferring.codes_to(episode.frames[at], frames)
+    return Branching(at, world, frames, classes, told, np.array(tried))
 
 
 def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
@@ -89,7 +88,7 @@ def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
     for episode, tokens in zip(held_out.episodes, held_out.tokens, strict=True):
         if len(states) == most:
             break
-        state = branching_state(episode, tokens, size, loaded.bundle)
+        state = branching_state(episode, tokens, size, loaded.bundle.only_latent_actions)
         if len(state.tried) > 1:
             states.append(state)
     if not states:

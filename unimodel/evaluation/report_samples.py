@@ -141,7 +141,7 @@ def _branching_state(loaded: LoadedRun, held_out: HeldOut) -> tuple[int, Branchi
     """(episode, its state): the one with most outcomes, the first of these."""
     size = loaded.config.data.recording.image_size
     some = zip(held_out.episodes[:BRANCH_EPISODES], held_out.tokens[:BRANCH_EPISODES], strict=True)
-    states = [branching_state(episode, tokens, size, loaded.bundle) for episode, tokens in some]
+    states = [branching_state(episode, tokens, size, loaded.bundle.only_latent_actions) for episode, tokens in some]
     if not states:
         raise ValueError("there is no held-out episode")
     return max(enumerate(states), key=lambda one: len(one[1].tried))

@@ -40,7 +40,12 @@ class TokenizerBundle:
     @property
     def knows_real_actions(self) -> bool:
         """Whether action tokens 0, 1, ... are those of an environment, and not all of them inferred."""
-        return self.latent_action is None or self.first_latent_action > 0
+        return self.only_latent_actions is None
+
+    @property
+    def only_latent_actions(self) -> LatentActionModel | None:
+        """What infers the actions, where no token is a real one: its codes are the tokens."""
+        return self.latent_action if self.first_latent_action == 0 else None
 
     def alternatives(self, num_actions: int) -> range:
         """The action tokens of an episode of an environment of so many actions: its own, or inferred ones where they
