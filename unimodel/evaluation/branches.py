@@ -14,6 +14,7 @@ from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes, ratio
 from unimodel.evaluation.table import Row, rounded
+from unimodel.tokenizers.latent_action import LatentActionModel
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import roll_out
