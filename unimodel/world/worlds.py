@@ -46,7 +46,8 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came with a frame: expected `rewards` [worlds] and the probability that the episode is over [worlds]."""
+    """What came with a frame: expected `rewards` [worlds] and the probability that the episode is over [worlds]; nan
+    where the model was never told of them."""
 
     rewards: np.ndarray
     over: np.ndarray
@@ -85,13 +86,14 @@ class _Window:
 
     @property
     def step_tokens(self) -> int:
-        """Of one step: action, frame, reward and done flag."""
+        """Of one step: action, frame, and reward and done flag where they are told."""
         return self.codes_stop - self.block + len(OUTCOMES)
 
 
 class Worlds:
-    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on, and with
-    `has_sink` it had the first frame of the episode in front of windows that began later.
+    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on, with `has_sink`
+    it had the first frame of the episode in front of windows that began later, and without `has_outcomes` it was never
+    told of rewards and ends: films have none.
 
     A world is opened into a slot and closed again; any open slots may be stepped together. `compiled_for` so many open
     worlds, forwards of frames have few fixed shapes and go through torch.compile, on a GPU as CUDA graphs: the first
@@ -107,12 +109,13 @@ class Worlds:
         settings: FillSettings | None = None,
         *,
         has_sink: bool = False,
+        has_outcomes: bool = True,
         compiled_for: int = 0,
     ) -> None:
         assert window_frames >= 2, "the last frame and the next"
         self._backbone, self._builder, self._pad_id = backbone, builder, pad_id
         self._window_frames, self._settings = window_frames, settings or FillSettings()
-        self._has_sink = has_sink
+        self._has_sink, self._has_outcomes = has_sink, has_outcomes
         self._kept_frames = max(1, int(KEPT_FRACTION * window_frames))
         self._compiled_for = compiled_for
         self._cache = KeyValueCache(backbone.decoder, whole=compiled_for > 0)
@@ -192,6 +195,8 @@ class Worlds:
         Raises KeyError for a slot that is not open, ValueError for a world that has taken no action yet.
         """
         worlds = [self._worlds[slot] for slot in slots]
+        if not self._has_outcomes:
+            return Outcome(*np.full((2, len(slots)), np.nan))
         if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
             raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
         windows = [self._window(world.state, world.first) for world in worlds]
@@ -225,10 +230,9 @@ class Worlds:
         """Frames from `first` on as training lays them out, rewards and done flags behind MASK as half of them are
         there. Without a sink, a window that begins later than its episode looks like one that begins with it."""
         frames, actions, vocabulary = state.frames, state.actions, self._builder.vocabulary
-        silence, unknown = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions))
-        episode = TokenisedEpisode(
-            "world", frames, silence, actions, unknown, unknown > 0, state.mission, (), state.events
-        )
+        silence, never = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions), dtype=np.bool_)
+        unknown = np.full(len(actions), 0.0 if self._has_outcomes else np.nan)
+        episode = TokenisedEpisode("world", frames, silence, actions, unknown, never, state.mission, (), state.events)
         steps = len(actions) - first
         sequence = self._builder.interaction(episode, first, steps + 1, has_sink=self._has_sink)
         ids = sequence.ids.copy()

@@ -68,6 +68,15 @@ class Dream:
         return self._loaded.bundle.vocabulary.action_size
 
     @property
+    def knows_real_actions(self) -> bool:
+        """Whether what is done in it can be done in the real environment: inferred actions cannot."""
+        return self._loaded.bundle.knows_real_actions
+
+    def action_names(self, known: Sequence[str]) -> tuple[str, ...]:
+        """Of all its actions, those of the environment with these names among them."""
+        return self._loaded.bundle.action_names(known)
+
+    @property
     def hears_events(self) -> bool:
         """Whether it has learnt that what a text says happens; others know of a text that is a mission alone."""
         return self._loaded.config.data.recording.event_fraction > 0
