@@ -14,12 +14,12 @@ from unimodel.world.worlds import Worlds
 WORLDS_AT_ONCE = 32
 
 
-def worlds_of(loaded: LoadedRun) -> Worlds:
+def worlds_of(loaded: LoadedRun, settings: FillSettings | None = None) -> Worlds:
     """Worlds over the window that the run's stage 3 trained on. Raises ValueError for a stage without interaction."""
     entry = loaded.config.stages[loaded.stage].world
     if entry is None:
         raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
-    settings = FillSettings(steps=loaded.config.evaluation.sampling_steps)
+    settings = settings or FillSettings(steps=loaded.config.evaluation.sampling_steps)
     bundle = loaded.bundle
     return Worlds(loaded.backbone, bundle.builder, bundle.pad_id, entry.frames, settings, has_sink=entry.sink)
 
