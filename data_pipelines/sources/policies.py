@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines.sources.play import Play, Player, Policy
-from data_pipelines.sources.policy_settings import BotPolicy, RandomPolicy, ScriptedPolicy, StickyPolicy
+from data_pipelines.sources.policy_settings import (
+    BotPolicy,
+    EffectivePolicy,
+    RandomPolicy,
+    ScriptedPolicy,
+    StickyPolicy,
+)
 
 LoadPolicy = Callable[[Mapping[str, Any]], Policy]
 """Makes a policy of its settings. Worker processes call it: it is a function at the top of its module."""
@@ -29,6 +36,8 @@ def scripted_policy(settings: Mapping[str, Any]) -> Policy:
     match policy:
         case BotPolicy():
             return Assisted(policy.random_action_fraction)
+        case EffectivePolicy():
+            return Effective(policy.idle_fraction)
         case StickyPolicy():
             return Sticky(policy.repeat_fraction)
         case RandomPolicy():
@@ -59,6 +68,31 @@ class Sticky:
     def _next(self, play: Play) -> int:
         chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
         return play.actions[-1] if chance < self._repeat_fraction and play.actions else drawn
+
+
+class Effective:
+    """Tries random actions until one changes the picture, at most once each; of those that do not, a share is taken."""
+
+    plays_at_once = 1
+
+    def __init__(self, idle_fraction: float) -> None:
+        self._idle_fraction = idle_fraction
+
+    def __call__(self, plays: Sequence[Play]) -> list[int]:
+        """Raises ValueError when the environment cannot be set back."""
+        return [self._next(play) for play in plays]
+
+    def _next(self, play: Play) -> int:
+        chance, order = play.rng.random(), play.rng.permutation(play.world.num_actions).tolist()
+        if chance < self._idle_fraction:
+            return order[0]
+        before, frame = play.world.snapshot(), play.world.frame
+        for action in order:
+            changes = not np.array_equal(play.world.step(action).frame, frame)
+            play.world.restore(before)
+            if changes:
+                return action
+        return order[0]
 
 
 class Assisted:

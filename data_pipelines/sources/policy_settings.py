@@ -30,6 +30,15 @@ class StickyPolicy(_PolicySettings):
     """How often the last action is repeated instead of a random one taken."""
 
 
+class EffectivePolicy(_PolicySettings):
+    """Random actions, most of which change something: one that would leave the picture as it is, is drawn anew. Opens
+    doors and picks things up far more often. For environments that can be set back."""
+
+    kind: Literal["effective"]
+    idle_fraction: Fraction = 0.3
+    """How often the first draw is taken, whatever it does: what has no effect must be seen too."""
+
+
 class BotPolicy(_PolicySettings):
     """The environment's own bot (BabyAI levels have one)."""
 
@@ -38,4 +47,4 @@ class BotPolicy(_PolicySettings):
     """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
 
 
-ScriptedPolicy = Annotated[RandomPolicy | StickyPolicy | BotPolicy, Field(discriminator="kind")]
+ScriptedPolicy = Annotated[RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy, Field(discriminator="kind")]

@@ -159,6 +159,11 @@ def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
     world = open_world(recording.environment, 0, recording.image_size)
     if any(policy["kind"] == "bot" for policy in recording.policies) and world.simulator.bot() is None:
         raise ValueError(no_bot(recording.environment))
+    if any(policy["kind"] == "effective" for policy in recording.policies) and not world.restores:
+        raise ValueError(
+            f"the policy effective tries actions and takes them back, and {recording.environment} cannot be set back: "
+            "choose random or sticky"
+        )
     if recording.event_fraction and not world.simulator.has_events:
         raise ValueError(
             f"nothing happens in {recording.environment} because a text says so: set event_fraction to 0 (it is "

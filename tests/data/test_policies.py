@@ -53,6 +53,16 @@ def test_the_more_an_action_is_kept_the_fewer_changes() -> None:
     assert changes(kind="random") == pytest.approx(6 / 7, abs=0.1)
 
 
+def test_effective_actions_change_the_picture_and_leave_no_trace_of_what_was_tried() -> None:
+    def changed(**policy: object) -> float:
+        episodes = played("MiniGrid-DoorKey-5x5-v0", *range(4), max_steps=40, image_size=40, **policy)
+        frames = [episode.frames for episode in episodes]
+        return float(np.mean(np.concatenate([(f[1:] != f[:-1]).any(axis=(1, 2, 3)) for f in frames])))
+
+    assert changed(kind="effective", idle_fraction=0.0) == 1.0
+    assert changed(kind="random") < changed(kind="effective", idle_fraction=0.5) < 0.9
+
+
 def test_policies_share_a_recording_by_key(tmp_path: Path) -> None:
     recording = small_recording(policies=MIXED, train_episodes=60, episodes_per_shard=20)
     record_dataset(tmp_path / "one", recording, processes=1)
@@ -86,7 +96,8 @@ def test_a_policy_of_the_callers_own_plays_batches_whatever_the_processes(tmp_pa
     [
         ("MiniGrid-Empty-8x8-v0", [{"kind": "bot"}], "MiniGrid-Empty-8x8-v0 has no scripted bot"),
         ("CartPole-v1", [{"kind": "random"}, {"kind": "bot"}], "CartPole-v1 has no scripted bot"),
-        (ENVIRONMENT, [{"kind": "expert"}], "policy .*'expert'.*'random', 'sticky', 'bot'"),
+        ("CartPole-v1", [{"kind": "effective"}], "effective tries actions .* CartPole-v1 cannot be set back"),
+        (ENVIRONMENT, [{"kind": "expert"}], "policy .*'expert'.*'random', 'sticky', 'effective', 'bot'"),
         (ENVIRONMENT, [{"kind": "sticky", "repeat_fraction": 2.0}], "less than or equal to 1"),
         (ENVIRONMENT, [], "policies is empty"),
     ],
