@@ -84,6 +84,9 @@ class DiffusionForcingConfig(Settings):
     knows: what films teach then serves where actions are known, and the other way round."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
+    outcome_weight: PositiveFloat = 1.0
+    """Loss weight of rewards other than 0 and of ends; others weigh 1. Where they are rare, a model takes long to see
+    them coming. It overrates those that are a matter of chance: by at most this factor, in odds."""
 
 
 class TeacherForcingConfig(Settings):
@@ -104,6 +107,9 @@ class TeacherForcingConfig(Settings):
     knows: what films teach then serves where actions are known, and the other way round."""
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
+    outcome_weight: PositiveFloat = 1.0
+    """Loss weight of rewards other than 0 and of ends; others weigh 1. Where they are rare, a model takes long to see
+    them coming. It overrates those that are a matter of chance: by at most this factor, in odds."""
 
 
 class InverseDynamicsConfig(Settings):

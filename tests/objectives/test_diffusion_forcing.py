@@ -6,15 +6,19 @@ Run: pytest tests/objectives/test_diffusion_forcing.py
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from toy_sequences import BUILDER, VOCABULARY, toy_episode, toy_talkie
 
 from unimodel.batch import CorruptedSequence
-from unimodel.config_objectives import DiffusionForcingConfig
+from unimodel.config_objectives import DiffusionForcingConfig, ObjectiveConfig
 from unimodel.layout import CAUSAL, NO_TARGET, Role
+from unimodel.objectives.corruption import corrupt
 from unimodel.objectives.diffusion_forcing import corrupt_frames, frame_mask_rate
+from unimodel.tokenizers.action import reward_codes
 from unimodel.vocabulary import Modality
 
 EPISODE = toy_episode(3, steps=5, side=4)
@@ -138,3 +142,28 @@ def test_sound_is_hidden_with_its_frame_and_noise_stays_in_its_range() -> None:
             shown = result.input_ids[sound.start : sound.stop][~np.array(asked[1])]
             assert np.isin(shown, VOCABULARY.range_of(Modality.AUDIO)).all()
     assert hidden_moments > 40 and shown_moments > 40
+
+
+@pytest.mark.parametrize("kind", ["diffusion_forcing", "teacher_forcing"])
+def test_outcome_weight_falls_on_rewards_that_are_some_and_on_ends(kind: str) -> None:
+    episode = replace(EPISODE, rewards=np.array([0.0, 0.5, 0.0, -1.0, 0.0]), done=np.arange(5) == 4)
+    sequence = BUILDER.interaction(episode, start=0, frames=6)
+    values = {"kind": kind, "full_fraction": 1.0, "outcome_weight": 7.0}
+    config = TypeAdapter(ObjectiveConfig).validate_python(values)
+    weights: dict[tuple[Modality, int], set[float]] = {}
+    for seed in range(20):
+        result = corrupt(sequence, VOCABULARY, config, 0, np.random.default_rng(seed))
+        for place in np.flatnonzero(result.target != NO_TARGET):
+            what = Modality(int(result.modality[place]))
+            code = int(VOCABULARY.codes(what, result.target[place : place + 1])[0])
+            weights.setdefault((what, code), set()).add(float(result.weight[place]))
+    none, some, less = reward_codes(np.array([0.0, 0.5, -1.0])).tolist()
+    outcomes = {(what, code): seen for (what, code), seen in weights.items() if what is not Modality.IMAGE}
+    assert outcomes == {
+        (Modality.REWARD, none): {1.0},
+        (Modality.REWARD, some): {7.0},
+        (Modality.REWARD, less): {7.0},
+        (Modality.DONE, 0): {1.0},
+        (Modality.DONE, 1): {7.0},
+    }
+    assert {weight for (what, _), seen in weights.items() if what is Modality.IMAGE for weight in seen} == {1.0}

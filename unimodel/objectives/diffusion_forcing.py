@@ -67,7 +67,9 @@ def corrupt_frames(
         block=sequence.layout.blocks,
         stream=sequence.layout.streams,
         target=target,
-        weight=hidden * change_weights(sequence, config.changed_weight),
+        weight=hidden
+        * change_weights(sequence, config.changed_weight)
+        * outcome_weights(sequence, vocabulary, config.outcome_weight),
         objective=np.where(hidden, index, -1),
         modality=modality,
     )
@@ -79,6 +81,18 @@ def hide_outcomes(layout: Layout, rng: np.random.Generator) -> np.ndarray:
     outcomes = _outcome_places(layout)
     hidden[outcomes] = rng.random(len(outcomes)) < OUTCOME_MASK_FRACTION
     return hidden
+
+
+def outcome_weights(sequence: TokenSequence, vocabulary: Vocabulary, weight: float) -> np.ndarray:
+    """float32 [n]: `weight` at rewards other than 0 and at ends, 1 elsewhere."""
+    weights = np.ones(len(sequence), dtype=np.float32)
+    places = _outcome_places(sequence.layout)
+    if weight == 1.0 or not len(places):
+        return weights
+    # The usual outcomes: the bin in the middle, and a flag that is not set.
+    usual = (vocabulary.range_of(Modality.REWARD)[vocabulary.reward_size // 2], vocabulary.range_of(Modality.DONE)[0])
+    weights[places[~np.isin(sequence.ids[places], usual)]] = weight
+    return weights
 
 
 @lru_cache(maxsize=KNOWN_LAYOUTS)

@@ -24,6 +24,7 @@ from unimodel.objectives.diffusion_forcing import (
     exact_share,
     frame_mask_rate,
     hide_outcomes,
+    outcome_weights,
 )
 from unimodel.objectives.masked import change_weights, mask_ids
 from unimodel.vocabulary import Modality, Vocabulary
@@ -52,13 +53,15 @@ def corrupt_copies(
     hidden |= hide_outcomes(sequence.layout, rng)[copies.source]
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
     drop_actions(input_ids, modality, vocabulary, config.action_dropout_fraction, rng)
+    weights = change_weights(sequence, config.changed_weight)
+    weights = weights * outcome_weights(sequence, vocabulary, config.outcome_weight)
     return CorruptedSequence(
         input_ids=input_ids,
         position_ids=sequence.position_ids()[:, copies.source],
         block=copies.block,
         stream=copies.stream,
         target=np.where(hidden, ids, NO_TARGET),
-        weight=hidden * change_weights(sequence, config.changed_weight)[copies.source],
+        weight=hidden * weights[copies.source],
         objective=np.where(hidden, index, -1),
         modality=modality,
     )
