@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,3 +30,51 @@ def world_bench(
         torch.set_num_threads(threads)
     for what, speed in bench(load_run(run), worlds, frames):
         say(f"{what:45} {speed}")
+
+
+@app.command("plan")
+def world_plan(  # noqa: PLR0913 - one parameter per option
+    run: WorldRun,
+    controller: Annotated[
+        str, typer.Option(help="Who plays beside random actions and behaviour cloning: cem, shooting, or cem,shooting.")
+    ] = "cem",
+    episodes: Annotated[int, typer.Option(min=1, help="Recorded episodes whose beginnings are played.")] = 20,
+    split: Annotated[
+        Literal["validation", "test"], typer.Option(help="Held-out episodes: validation while choosing settings.")
+    ] = "test",
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Longest episode; else the recording's.")] = None,
+    horizon: Annotated[int, typer.Option(min=1, help="Steps of a plan.")] = 16,
+    plans: Annotated[int, typer.Option(min=2, help="Plans tried per iteration.")] = 256,
+    iterations: Annotated[int, typer.Option(min=1, help="How often plans are drawn and fitted to the best.")] = 4,
+    discount: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of rewards, per step.")] = 0.95,
+    replan_steps: Annotated[int, typer.Option(min=1, help="Actions taken before planning again.")] = 1,
+    memory_frames: Annotated[
+        int, typer.Option(min=0, help="Frames that imagined worlds remember: with few, planning is fast. 0 is all.")
+    ] = 0,
+    values: Annotated[bool, typer.Option("--values", help="The model's values judge where a plan ends.")] = False,
+    passes: Annotated[int, typer.Option(min=1, help="Refinement passes of an imagined frame.")] = 1,
+    stage: Annotated[str | None, typer.Option(help="Stage to use; the last finished one otherwise.")] = None,
+) -> None:
+    """Let controllers play the same episodes in the model and for real; print what they got in both."""
+    from rich.table import Table
+
+    from unimodel.evaluation.control import ControlSettings, Pair, play_pairs, score
+    from unimodel.observe.progress import console, say
+    from unimodel.world.controllers.planner import PlanSettings
+    from unimodel.world.controllers.roster import ImaginationSettings, controller_names
+
+    def report(name: str, pair: Pair) -> None:
+        ends = [f"{played.total:6.2f} in {played.steps} steps" for played in (pair.imagined, pair.real)]
+        say(f"episode {pair.episode:3} {name:10} imagined {ends[0]:22} real {ends[1]}")
+
+    plan = PlanSettings(horizon, plans, iterations, discount=discount, replan_steps=replan_steps)
+    imagination = ImaginationSettings(memory_frames, passes, values)
+    settings = ControlSettings(controller_names(controller), split, episodes, max_steps, plan, imagination)
+    pairs, path = play_pairs(run, stage, settings, report)
+    table = Table("controller", "imagined return", "real return", "gap", "solved, imagined", "solved, real")
+    for name, some in pairs.items():
+        figures = score(some)
+        columns = (figures.imagined_return, figures.real_return, figures.gap)
+        table.add_row(name, *map(str, (*columns, figures.imagined_solved, figures.real_solved)))
+    console.print(table)
+    say(f"means over {episodes} episodes of {split} with 95% intervals; every pair is in {path}")
