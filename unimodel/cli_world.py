@@ -9,6 +9,8 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
+MOMENTS = 4000
+"""Of recorded play, from which imagined play goes on."""
 WorldRun = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 
 
@@ -36,7 +38,10 @@ def world_bench(
 def world_plan(  # noqa: PLR0913 - one parameter per option
     run: WorldRun,
     controller: Annotated[
-        str, typer.Option(help="Who plays beside random actions and behaviour cloning: cem, shooting, or cem,shooting.")
+        str,
+        typer.Option(
+            help="Who plays beside random actions and behaviour cloning: cem, shooting, pmpo, or several with commas."
+        ),
     ] = "cem",
     episodes: Annotated[int, typer.Option(min=1, help="Recorded episodes whose beginnings are played.")] = 20,
     split: Annotated[
@@ -78,3 +83,38 @@ def world_plan(  # noqa: PLR0913 - one parameter per option
         table.add_row(name, *map(str, (*columns, figures.imagined_solved, figures.real_solved)))
     console.print(table)
     say(f"means over {episodes} episodes of {split} with 95% intervals; every pair is in {path}")
+
+
+@app.command("learn")
+def world_learn(
+    run: WorldRun,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the policy.")] = 200,
+    rolls: Annotated[int, typer.Option(min=1, help="Worlds that are imagined per update.")] = 64,
+    horizon: Annotated[int, typer.Option(min=1, help="Steps that are imagined.")] = 16,
+    memory_frames: Annotated[int, typer.Option(min=0, help="As in `plan`.")] = 0,
+    passes: Annotated[int, typer.Option(min=1, help="Refinement passes of an imagined frame.")] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    stage: Annotated[str | None, typer.Option(help="Stage to use; the last finished one otherwise.")] = None,
+) -> None:
+    """Improve the policy that a run has learnt from play, in the model alone; `plan --controller pmpo` plays it."""
+    from unimodel.observe.progress import say
+    from unimodel.training.loaded_run import load_run
+    from unimodel.world.agent import Agent
+    from unimodel.world.controllers.actor_critic import save_heads
+    from unimodel.world.controllers.pmpo import PmpoSettings, Update, learn_in_imagination
+    from unimodel.world.controllers.roster import ImaginationSettings, build_imagination
+    from unimodel.world.starts import random_moments
+
+    loaded = load_run(run, stage)
+    agent = Agent(loaded)
+    imagination = build_imagination(loaded, agent.num_actions, ImaginationSettings(memory_frames, passes))
+    starts = random_moments(loaded, "train", MOMENTS, memory_frames or agent.window_frames, seed)
+    settings = PmpoSettings(steps, rolls, horizon, discount=agent.discount)
+    every = max(1, steps // 20)
+
+    def report(update: Update) -> None:
+        if update.step % every == 0:
+            say(f"update {update.step:5}  imagined return {update.imagined_return:.3f}  KL {update.kl:.3f} nats")
+
+    heads = learn_in_imagination(agent, imagination, starts, settings, seed, report)
+    say(f"learnt {save_heads(loaded, heads)}")

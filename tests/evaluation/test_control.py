@@ -95,7 +95,7 @@ def test_an_episode_is_solved_when_it_ends_with_a_reward() -> None:
 
 def test_unknown_controllers_are_named() -> None:
     assert controller_names("cem,shooting") == ["cem", "shooting"]
-    with pytest.raises(ValueError, match="there is no controller 'mpc'; known: cem, shooting, bc, random"):
+    with pytest.raises(ValueError, match="there is no controller 'mpc'; known: cem, shooting, pmpo, bc, random"):
         controller_names("cem,mpc")
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.shards.index import read_manifest
+from data_pipelines.shards.storage import join
 from unimodel.batch import CorruptedSequence, pack
 from unimodel.layout import Role
 from unimodel.objectives.policy import ask_agent
@@ -23,7 +25,7 @@ STATES_AT_ONCE = 64
 
 
 class Agent:
-    """Asked at the end of a world's past, of which it sees as much as in training.
+    """Asked at the end of a world's past, of which it sees as much as in training, `window_frames`.
 
     Raises ValueError for a stage that taught no policy.
     """
@@ -40,7 +42,10 @@ class Agent:
         self._has_sink, self._config = next(
             (entry.sink, agent[1]) for entry, agent in asked if agent is not None and entry.frames == frames
         )
-        self._frames, self._backbone, self._bundle = frames, loaded.backbone, loaded.bundle
+        self.window_frames, self._backbone, self._bundle = frames, loaded.backbone, loaded.bundle
+        recorded = read_manifest(join(loaded.config.data.folder, "train")).metadata
+        self.num_actions: int = recorded["num_actions"]
+        """Of the recorded world; other sources of the run may have more."""
 
     @property
     def discount(self) -> float:
@@ -50,8 +55,12 @@ class Agent:
     @property
     def head_weights(self) -> tuple[Tensor, Tensor]:
         """[actions, dim] and [reward bins, dim]: what features are multiplied with."""
-        ranges = (self._bundle.vocabulary.range_of(kind) for kind in (Modality.ACTION, Modality.REWARD))
-        return tuple(self._backbone.decoder.lm_head.weight[ids.start : ids.stop].detach() for ids in ranges)
+        weights, vocabulary = self._backbone.decoder.lm_head.weight.detach(), self._bundle.vocabulary
+        actions, rewards = (
+            vocabulary.range_of(Modality.ACTION)[: self.num_actions],
+            vocabulary.range_of(Modality.REWARD),
+        )
+        return weights[actions.start : actions.stop], weights[rewards.start : rewards.stop]
 
     def probabilities(self, states: Sequence[WorldState]) -> np.ndarray:
         """float64 [states, actions]: how likely the recorded players were to take each action next."""
@@ -78,7 +87,7 @@ class Agent:
 
     def _ask(self, state: WorldState) -> CorruptedSequence:
         """The questions of the last moment stand at the end."""
-        first = max(0, len(state.frames) - self._frames)
+        first = max(0, len(state.frames) - self.window_frames)
         sequence, ids = lay_state(self._bundle.builder, state, first, has_sink=self._has_sink, asks_agent=True)
         assert [span.role for span in sequence.spans[-2:]] == [Role.AGENT, Role.AGENT]
         world = replace(read_only(sequence), input_ids=ids)

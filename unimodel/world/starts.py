@@ -8,6 +8,7 @@ from typing import Literal
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import join
 from data_pipelines.sources.episode import decode_about
+from data_pipelines.stream.randomness import keyed_generator
 from unimodel.config import EPISODES
 from unimodel.tokenizers.tokenised_shards import decode_tokenised
 from unimodel.training.loaded_run import LoadedRun
@@ -24,6 +25,23 @@ class Start:
     mission: str
     environment: str
     seed: int
+
+
+def random_moments(loaded: LoadedRun, split: Split, count: int, frames: int, seed: int) -> list[WorldState]:
+    """Up to `frames` frames before random moments of random episodes; the last of an episode is none of them.
+
+    Raises FileNotFoundError when the split was not tokenised, ValueError when none of it has a step.
+    """
+    reader, rng = ShardReader(loaded.run.tokens_of(EPISODES, split)), keyed_generator("moments", seed)
+    moments: list[WorldState] = []
+    for number in rng.integers(len(reader), size=count).tolist():
+        episode = decode_tokenised(*reader.read(number))
+        if episode.num_frames > 1:
+            at = int(rng.integers(1, episode.num_frames))
+            moments.append(WorldState(episode.mission, episode.frames[:at], episode.actions[: at - 1]).recent(frames))
+    if not moments:
+        raise ValueError(f"{reader.folder} has no episode with a step")
+    return moments
 
 
 class Starts:

@@ -9,12 +9,13 @@ from typing import Literal, get_args
 from unimodel.sampling.fill import FillSettings
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.agent import Agent
+from unimodel.world.controllers.actor_critic import LearntPolicy, load_heads
 from unimodel.world.controllers.controller import Controller, Following, RandomActions
 from unimodel.world.controllers.planner import Planner, PlanSettings
 from unimodel.world.imagination import Branches, Imagination, Table
 from unimodel.world.rollout import worlds_of
 
-ControllerName = Literal["cem", "shooting", "bc", "random"]
+ControllerName = Literal["cem", "shooting", "pmpo", "bc", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def build_controllers(
     plan: PlanSettings,
     imagination: ImaginationSettings,
 ) -> dict[str, Controller]:
-    """Raises ValueError when the run's stage cannot step a world, or has no policy and one is needed."""
+    """Raises ValueError when the run's stage cannot step a world, or has no policy and one is needed; FileNotFoundError
+    when none was learnt in imagination."""
     controllers: dict[str, Controller] = {}
     for name in names:
         match name:
@@ -61,6 +63,8 @@ def build_controllers(
                 controllers[name] = RandomActions(num_actions)
             case "bc":
                 controllers[name] = Following(Agent(loaded))
+            case "pmpo":
+                controllers[name] = Following(LearntPolicy(Agent(loaded), load_heads(loaded)))
             case "shooting" | "cem":
                 once = replace(plan, plans=plan.plans * plan.iterations, iterations=1)
                 judge = Agent(loaded) if imagination.values else None
