@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-all chaos check format bench clean
+.PHONY: help demo play test test-all chaos check format bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,6 +20,10 @@ help: ## this list
 
 demo: $(VENV)/.installed ## the whole road on this machine: record, train, evaluate, export, report
 	bash launch/demo.sh
+
+play: $(VENV)/.installed-play ## play in the world that the demo has trained, in the browser
+	@test -f runs/demo/config.yaml || { echo "runs/demo is not trained yet: make demo" >&2; exit 2; }
+	unimodel play runs/demo
 
 test: $(VENV)/.installed-dev ## the tests, without the slow ones and those for a GPU
 	$(PYTEST)
@@ -60,6 +64,10 @@ $(VENV)/.installed: $(VENV)/.torch $(LOCKED)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-play: $(VENV)/.installed
+	$(PIP) -e '.[play]'
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""`unimodel`: record, verify, train, evaluate, generate, export, report. Heavy imports wait for their command."""
+"""`unimodel`: record, verify, train, evaluate, generate, play, export, report. Heavy imports wait for their command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from launch.job import MISTAKE, REQUEUE
 from unimodel.cli_data import ConfigFile, Overrides
 from unimodel.cli_data import app as data_app
 from unimodel.cli_plan import plan_command
+from unimodel.cli_play import play_command
 from unimodel.cli_world import app as world_app
 
 INTERRUPTED = 130
@@ -29,6 +30,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(launch_app, name="launch")
 app.add_typer(world_app, name="world")
 app.command("plan")(plan_command)
+app.command("play")(play_command)
 
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 
@@ -131,28 +133,35 @@ def eval_command(
             from unimodel.evaluation.evaluate import evaluate
 
             evaluate(run, split)
-    summary_command(run)
+    summary_command([run])
 
 
 @app.command("summary")
-def summary_command(run: RunPath) -> None:
-    """Print the table of the last evaluation, and where the run's results lie."""
+def summary_command(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run folder, or several of one config with other seeds.", show_default=False)
+    ],
+    details: Annotated[bool, typer.Option(help="The second table too: figures that say more.")] = False,
+) -> None:
+    """Print the table of the last evaluation, and where a run's results lie; of several runs, mean and interval."""
     from rich.table import Column, Table
 
+    from unimodel.evaluation.several_runs import lines_over_runs, read_evaluation
     from unimodel.evaluation.table import table_lines
     from unimodel.observe.progress import console, say
-    from unimodel.run_folder import RunFolder, read_json
+    from unimodel.run_folder import RunFolder
 
-    folder = RunFolder(run)
-    if not folder.summary.exists():
-        raise FileNotFoundError(f"{run} has no summary.json: run `unimodel eval {run}`")
-    table = Table("metric", Column("stage", overflow="fold"), "model", "baseline", "better?")
-    for line in table_lines(read_json(folder.summary)):
-        table.add_row(*line)
-    console.print(table)
-    for path in (folder.summary, folder.report, folder.path / "export"):
-        if path.exists():
-            say(str(path))
+    for part in ("rows", "details") if details else ("rows",):
+        table = Table("metric", Column("stage", overflow="fold"), "model [95%]", "baseline", "better?")
+        for line in lines_over_runs(runs, part) if len(runs) > 1 else table_lines(read_evaluation(runs[0])[part]):
+            table.add_row(*line)
+        if table.rows:
+            console.print(table)
+    if len(runs) == 1:
+        folder = RunFolder(runs[0])
+        for path in (folder.summary, folder.report, folder.path / "export"):
+            if path.exists():
+                say(str(path))
 
 
 @app.command("report")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from data_pipelines.sources.recording import Recording
 
 app = typer.Typer(no_args_is_help=True, help="Record, build, index, check and describe shards.")
 
@@ -18,19 +22,37 @@ ShardFolder = Annotated[
 
 
 @app.command("record")
-def data_record(config: ConfigFile, overrides: Overrides = None) -> None:
+def data_record(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core otherwise.")] = None,
+) -> None:
     """Play episodes in the config's environments and write them as shards."""
-    from data_pipelines.sources.recording import Recording, record_dataset
+    from data_pipelines.sources.recording import Recording
     from unimodel.config import recordings
     from unimodel.config_file import load_config, settings_of
-    from unimodel.observe.progress import ProgressBar, say
+    from unimodel.observe.progress import say
 
     run = load_config(config, overrides)
     for folder, settings in recordings(run.data).items():
-        recording = Recording(seed=run.seed, **settings_of(settings))
-        with ProgressBar(f"recording {settings.environment}", sum(recording.splits.values())) as bar:
-            worked = record_dataset(folder, recording, bar.advance)
+        worked = _record(folder, Recording(seed=run.seed, **settings_of(settings)), processes)
         say(f"{'recorded' if worked else 'already recorded:'} {folder}")
+
+
+def _record(folder: Path, recording: Recording, processes: int | None) -> bool:
+    """With how fast it goes beside the bar. False when there was nothing to do."""
+    from data_pipelines.sources.recording import record_dataset
+    from unimodel.observe.progress import ProgressBar
+
+    began, made = time.monotonic(), 0
+
+    def tell(episodes: int, frames: int) -> None:
+        nonlocal made
+        made += frames
+        bar.advance(episodes, f"{made / (time.monotonic() - began):,.0f} frames/s")
+
+    with ProgressBar(f"recording {recording.environment}", sum(recording.splits.values())) as bar:
+        return record_dataset(folder, recording, tell, processes)
 
 
 @app.command("build")

@@ -296,7 +296,8 @@ class EvaluationConfig(Settings):
     """States of the counterfactual action test, each with every action."""
     sampling_steps: PositiveInt = 4
     """Refinement passes per generated frame."""
-    rollout_frames: PositiveInt = 8
+    horizons: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4, 8, 16, 64)
+    """After how many steps of its own frames the model is judged, as far as held-out episodes go on."""
 
 
 class SourceConfig(Settings):

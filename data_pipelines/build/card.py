@@ -95,6 +95,8 @@ def _drops(selection: Selection) -> list[str]:
 
 def _actions(actions: ActionCodes) -> list[str]:
     """A table of what every action stands for, unless it is itself."""
+    if actions.labels:
+        return ["## Actions", "", f"{', '.join(f'{a} {name}' for a, name in enumerate(actions.labels))}.", ""]
     if not actions.centres:
         last = actions.start + actions.count - 1
         shift = f" less {actions.start}" if actions.start else ""

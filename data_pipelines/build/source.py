@@ -21,10 +21,12 @@ from data_pipelines.sources.settings import (
     MinariSource,
     Source,
     TablesSource,
+    VideoActionsSource,
     VideoSource,
     WebDatasetSource,
 )
 from data_pipelines.sources.tables import list_rows, read_rows
+from data_pipelines.sources.video_actions import list_video_actions, read_video_actions
 from data_pipelines.sources.video_files import list_video, read_video
 
 
@@ -50,6 +52,8 @@ def list_blocks(source: Source) -> list[Block]:
             return list_minari(source)
         case LeRobotSource():
             return list_lerobot(source)
+        case VideoActionsSource():
+            return list_video_actions(source)
 
 
 def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iterator[EncodedSample | Dropped]:
@@ -71,6 +75,8 @@ def read_block(source: Source, provenance: dict[str, Any], block: Block) -> Iter
             return read_minari(source, provenance, block)
         case LeRobotSource():
             return read_lerobot(source, provenance, block)
+        case VideoActionsSource():
+            return read_video_actions(source, provenance, block)
 
 
 def actions_of(blocks: list[Block]) -> ActionCodes | None:

@@ -25,6 +25,7 @@ class ActionCodes:
     """What the actions 0 .. count - 1 of a data set are.
 
     start    of a discrete space: action a is its action start + a
+    labels   of actions that have names: action a is called labels[a]
     centres  [count][controls] else: action a is nearly these controls, in the units of the source
     scale    [controls] what a difference is divided by before it is compared
     names    [controls]; () when the source names none
@@ -37,6 +38,7 @@ class ActionCodes:
     scale: tuple[float, ...] = ()
     names: tuple[str, ...] = ()
     error: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def encode(self, actions: np.ndarray) -> np.ndarray:
         """int64 [T] for actions [T] of a discrete space or [T, controls].
@@ -64,7 +66,7 @@ class ActionCodes:
     @property
     def action_names(self) -> list[str]:
         """[count] for people."""
-        return [str(self.start + action) for action in range(self.count)]
+        return list(self.labels) or [str(self.start + action) for action in range(self.count)]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -77,6 +79,12 @@ def discrete_actions(smallest: int, count: int) -> ActionCodes:
     if count > MAX_ACTIONS:
         raise ValueError(f"its actions are {count} different whole numbers, more than {MAX_ACTIONS}")
     return ActionCodes(count, smallest)
+
+
+def named_actions(labels: Iterable[str]) -> ActionCodes:
+    """The codes of actions that have names, in alphabetical order. Raises ValueError for more than MAX_ACTIONS."""
+    names = tuple(sorted(set(labels)))
+    return ActionCodes(discrete_actions(0, len(names)).count, labels=names)
 
 
 def fit_action_codes(sample: np.ndarray, count: int, names: Sequence[str] = ()) -> ActionCodes:

@@ -2,9 +2,9 @@
 
 An id may name the module that registers it: `miniworld:MiniWorld-FourRooms-v0`, `my_package.worlds:MyWorld-v0`. A world
 of your own is a `gymnasium.Env` with a Discrete action space that either observes uint8 pictures [H, W, 3] or renders
-them (`render_mode="rgb_array"`). What else it has is used: `mission` (text), `get_action_meanings()`, `snapshot()` and
-`restore(state)` where it can be set back exactly, `possible_events()` and `make_happen(text)` where things happen
-because a text says so (as in `Simulator`). `crafter.py` is an example.
+them (`render_mode="rgb_array"`). What else it has is used: `mission` (text), `pose` (three numbers),
+`get_action_meanings()`, `snapshot()` and `restore(state)` where it can be set back exactly, `possible_events()` and
+`make_happen(text)` where things happen because a text says so (as in `Simulator`). `crafter.py` is an example.
 
 Everything is a pure function of (environment, seed) and the actions, as long as the environment is: it is reset with
 the seed once.
@@ -13,7 +13,10 @@ the seed once.
 from __future__ import annotations
 
 import difflib
+import enum
+import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,15 +25,15 @@ import numpy as np
 
 from data_pipelines.sources.world import Bot, Moment, scaled
 
+MAX_ACTIONS = 256
+
 
 def action_names(environment: str) -> tuple[str, ...]:
     """The environment's own names of the actions 0, 1, ..., or `action_0`, `action_1`, ..."""
     env = _make(environment)
-    own: Any = getattr(env.unwrapped, "get_action_meanings", None)
-    names = [str(name).lower() for name in own()] if own is not None else []
-    number = _num_actions(env)
+    number, own = _num_actions(env), _own_action_names(env.unwrapped)
     env.close()
-    return tuple(names) if len(names) == number else tuple(f"action_{i}" for i in range(number))
+    return own[:number] if len(own) >= number else tuple(f"action_{i}" for i in range(number))
 
 
 def open_simulator(environment: str, seed: int, image_size: int) -> Environment:
@@ -48,7 +51,7 @@ class Environment:
         self.name = environment.rpartition(":")[2].replace("/", "-").replace(".", "-").lower()
         self._env, self._image_size = _make(environment), image_size
         self._own: Any = self._env.unwrapped
-        self.num_actions = _num_actions(self._env)
+        self.num_actions, self._choices = _num_actions(self._env), _choices(self._env)
         assert self._env.spec is not None
         self._max_steps, self._steps = gymnasium.spec(self._env.spec.id).max_episode_steps, 0
         self.restores = _is_bare(self._env) and hasattr(self._own, "snapshot") and hasattr(self._own, "restore")
@@ -62,10 +65,11 @@ class Environment:
     def look(self) -> Moment:
         picture = self._observation if _sees(self._env) else self._env.render()
         assert isinstance(picture, np.ndarray)
-        return Moment(scaled(picture, self._image_size), f"the world {self.name}")
+        return Moment(scaled(picture, self._image_size), f"the world {self.name}", _pose(self._own))
 
     def step(self, action: int) -> tuple[float, bool, bool]:
-        self._observation, reward, terminated, truncated, _ = self._env.step(action)
+        taken = action if self._choices is None else np.array(np.unravel_index(action, self._choices))
+        self._observation, reward, terminated, truncated, _ = self._env.step(taken)
         self._steps += 1
         return float(reward), bool(terminated), bool(truncated) or self._steps == self._max_steps
 
@@ -92,12 +96,46 @@ class Environment:
 
 
 def _num_actions(env: gymnasium.Env) -> int:
-    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-    return int(env.action_space.n)
+    """0 when its actions cannot be counted from 0."""
+    space = env.action_space
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return int(space.n) if space.start == 0 else 0
+    choices = _choices(env)
+    return math.prod(choices) if choices is not None else 0
+
+
+def _choices(env: gymnasium.Env) -> tuple[int, ...] | None:
+    """Of a MultiDiscrete space, whose combinations are numbered: the last choice changes fastest."""
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.MultiDiscrete) or space.nvec.ndim != 1 or space.start.any():
+        return None
+    return tuple(space.nvec.tolist())
+
+
+def _own_action_names(own: Any) -> tuple[str, ...]:
+    """By `get_action_meanings()`, or an enumeration `actions`; () when it has neither."""
+    if hasattr(own, "get_action_meanings"):
+        return tuple(str(name).lower() for name in own.get_action_meanings())
+    actions: Any = getattr(own, "actions", None)
+    return tuple(actions.__members__) if isinstance(actions, enum.EnumType) else ()
+
+
+def _pose(own: Any) -> tuple[float, ...]:
+    """Its own `pose`, or where MiniWorld's agent stands on the ground and which way it looks."""
+    if hasattr(own, "pose"):
+        return tuple(own.pose)
+    miniworld: Any = sys.modules.get("miniworld.miniworld")
+    if miniworld is None or not isinstance(own, miniworld.MiniWorldEnv):
+        return ()
+    agent: Any = own.agent
+    return float(agent.pos[0]), float(agent.pos[2]), float(agent.dir)
 
 
 def _make(environment: str) -> gymnasium.Env:
-    os.environ.setdefault("PYGLET_HEADLESS", "true")  # read by miniworld's library: no window, also without a screen
+    # No window and no sound card: read by the libraries of MiniWorld and Memory Gym, and of gymnasium's own worlds.
+    os.environ.setdefault("PYGLET_HEADLESS", "true")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     try:
         # Steps are counted by `Environment`: a wrapper's count would not be set back.
         how: dict[str, Any] = {"disable_env_checker": True, "max_episode_steps": -1}
@@ -111,9 +149,10 @@ def _make(environment: str) -> gymnasium.Env:
             f"unknown environment {environment!r} ({error}). Nearest known: {', '.join(near) or 'none'}. "
             "One of another package is named with its module: module:Id-v0"
         ) from None
-    if not isinstance(env.action_space, gymnasium.spaces.Discrete) or env.action_space.start != 0:
+    if not 1 <= _num_actions(env) <= MAX_ACTIONS:
         raise ValueError(
-            f"{environment} has the actions {env.action_space}: only Discrete ones, from 0, can be recorded"
+            f"{environment} has the actions {env.action_space}: only Discrete ones, from 0, can be recorded, and "
+            f"MultiDiscrete ones of at most {MAX_ACTIONS} combinations"
         )
     if not _sees(env) and env.render_mode is None:
         raise ValueError(f"{environment} neither observes nor renders pictures (render_mode rgb_array)")

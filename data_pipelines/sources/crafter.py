@@ -1,8 +1,9 @@
 """Crafter (Hafner 2021, arXiv 2109.06780) as a gymnasium environment: `data_pipelines.sources.crafter:Crafter-v1`.
 
 Also the example of an adapter for a world of your own: observe pictures, take Discrete actions, be reset by a seed, and
-register; `snapshot` and `restore` are for those that can be set back exactly. Importing this module is enough for
-`gymnasium.make`, and the recorder imports what stands before the colon.
+register. The rest is for those that have it: names of the actions, a mission, a pose, and `snapshot` and `restore`
+where the world can be set back exactly. Importing this module is enough for `gymnasium.make`, and the recorder imports
+what stands before the colon.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 
 from data_pipelines.extras import load_extra
 
+FACING = ((1, 0), (0, 1), (-1, 0), (0, -1))
+
 
 class Crafter(gymnasium.Env[np.ndarray, np.int64]):
     """A survival world of 64 x 64 cells, seen from above; 17 actions, 22 achievements."""
@@ -26,6 +29,13 @@ class Crafter(gymnasium.Env[np.ndarray, np.int64]):
         self._crafter = load_extra("crafter", "envs", "Crafter-v1")
         self._world: Any = self._crafter.Env()
         self.action_space = gymnasium.spaces.Discrete(len(self._world.action_names))
+
+    @property
+    def pose(self) -> tuple[int, int, int]:
+        """The player's cell, and where it looks: 0 right, 1 down, 2 left, 3 up."""
+        player = self._world._player
+        x, y = player.pos
+        return int(x), int(y), FACING.index(tuple(player.facing))
 
     def get_action_meanings(self) -> list[str]:
         """Names of the actions, in their order."""

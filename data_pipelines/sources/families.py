@@ -42,7 +42,7 @@ def branch_frames(
     state, before = world.snapshot() if world.restores else None, world.frame
     branches = []
     for action in range(world.num_actions):
-        if state is not None:
+        if action and state is not None:
             world.restore(state)
         elif action:
             world.close()

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_pipelines.shards.atomic import remove_partials
 from data_pipelines.shards.index import INDEX_FILE, read_manifest
-from data_pipelines.shards.table import Lengths
+from data_pipelines.shards.table import Lengths, open_table, table_path
 from data_pipelines.shards.unfinished import (
     finish_folder,
     is_complete,
@@ -26,7 +26,6 @@ from data_pipelines.shards.unfinished import (
 )
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import encode_episode
-from data_pipelines.sources.families import branch_frames as branch_frames
 from data_pipelines.sources.families import family_of, open_world
 from data_pipelines.sources.play import Rules, play_episodes
 from data_pipelines.sources.policies import LoadPolicy, load_players, no_bot, scripted_policy
@@ -85,13 +84,14 @@ class ShardTask:
 def record_dataset(
     folder: Path,
     recording: Recording,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     processes: int | None = None,
     load_policy: LoadPolicy = scripted_policy,
 ) -> bool:
     """Records `folder`/SPLIT of every split; False, without any work, when they are complete already.
 
-    `progress(episodes)` is told of finished episodes shard by shard, those kept from an interruption first.
+    `progress(episodes, frames)` is told of finished episodes and of frames made, shard by shard; of episodes kept from
+    an interruption first.
     `processes` is the number of worker processes, by default one per usable core. `load_policy` makes the policies.
     Raises ValueError when the folder holds a recording of other settings or the settings cannot be recorded, OSError
     naming the path when the disk is full, RuntimeError when a worker process was killed. Finished shards stay.
@@ -108,9 +108,9 @@ def record_dataset(
     missing = [task for split in tasks for task in _missing(folder / split, tasks[split])]
     kept = sum(recording.splits.values()) - sum(task.num_episodes for task in missing)
     if kept:
-        report(kept)
+        report(kept, 0)
     try:
-        run_tasks(record_shard, missing, processes or len(os.sched_getaffinity(0)), report)
+        run_tasks(record_shard, missing, processes or len(os.sched_getaffinity(0)), lambda made: report(*made))
     finally:
         for split in tasks:
             remove_partials(folder / split)
@@ -133,12 +133,12 @@ def shard_tasks(
     ]
 
 
-def record_shard(task: ShardTask) -> int:
-    """Records one shard, then its sidecar; returns its number of episodes."""
+def record_shard(task: ShardTask) -> tuple[int, int]:
+    """Records one shard, then its sidecar; returns its numbers of episodes and frames."""
     shard = write_shard(task.path, _samples(task))
     entry = {"recording": asdict(task.recording), "shard": asdict(shard)}
     publish_sidecar(task.path, entry)
-    return task.num_episodes
+    return task.num_episodes, open_table(table_path(task.path), task.num_episodes).total("frames")
 
 
 def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]:
@@ -172,8 +172,8 @@ def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
     world.close()
 
 
-def _ignore(_: int) -> None:
-    return
+def _ignore(episodes: int, frames: int) -> None:
+    del episodes, frames
 
 
 def _metadata(recording: Recording) -> dict[str, Any]:

@@ -183,6 +183,19 @@ class LeRobotSource(EpisodesSource):
     """The column of the actions."""
 
 
+class VideoActionsSource(EpisodesSource):
+    """Films of somebody acting, each with a table of the actions beside it: clip.mp4 and clip.csv.
+
+    Columns: `step` (the number of the frame on the screen, from 0) or `time_seconds`; `action`, a name or a whole
+    number; and `reward` and `done`, where they are known. By `step` there is a row for every frame, and for the last if
+    you like; by time an action holds until the next row. A caption beside (.txt, .json) is the mission.
+    """
+
+    kind: Literal["video_actions"]
+    frames_per_second: PositiveFloat | None = None
+    """Frames are taken at this rate, and steps count those; None takes every frame of the film."""
+
+
 Source = Annotated[
     ImagesSource
     | TablesSource
@@ -191,6 +204,7 @@ Source = Annotated[
     | VideoSource
     | WebDatasetSource
     | MinariSource
-    | LeRobotSource,
+    | LeRobotSource
+    | VideoActionsSource,
     Field(discriminator="kind"),
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_pipelines.sources.episode import Episode, encode_episode
+from data_pipelines.sources.episode import Episode, Event, encode_episode
 from data_pipelines.sources.item import EncodedSample, encode_about
 
 
@@ -26,6 +26,7 @@ class Trajectory:
     missions     what was asked for when frame t was seen, one for each of the T+1 frames or one for all
     seed         of the environment, when it is known
     about        what else every window's `json` says
+    events       what happened by a text, in order
 
     Raises ValueError when the lengths differ.
     """
@@ -39,6 +40,7 @@ class Trajectory:
     num_actions: int
     seed: int
     about: dict[str, Any]
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
@@ -85,6 +87,7 @@ def _sample(trajectory: Trajectory, start: int, frames: list[np.ndarray]) -> Enc
         environment="",
         seed=trajectory.seed,
         num_actions=trajectory.num_actions,
+        events=tuple(Event(e.step - start, e.text) for e in trajectory.events if steps.start <= e.step < steps.stop),
     )
     fields = encode_episode(episode)
     fields["json"] = encode_about(json.loads(fields["json"]) | trajectory.about | {"first_step": start})

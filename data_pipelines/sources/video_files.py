@@ -9,15 +9,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
-from fractions import Fraction
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data_pipelines.sources.files import caption_beside, file_blocks, list_files, open_inside
+from data_pipelines.sources.film_frames import FilmFrames, pixels
 from data_pipelines.sources.item import UNREADABLE, Block, Dropped, EncodedSample, encode_about, safe_key
-from data_pipelines.sources.media import VIDEO_SUFFIXES, check_frame_size, check_whole, frame_time, open_media, pyav
+from data_pipelines.sources.media import VIDEO_SUFFIXES, open_media, pyav
 from data_pipelines.sources.settings import VideoSource
 from data_pipelines.sources.sound import SoundTrack, encode_flac
 
@@ -25,8 +25,6 @@ BLOCK_FILES = 16
 BLOCK_BYTES = 1 << 28
 JPEG_QUALITY = 90
 THUMBNAIL = (16, 16)
-MAX_GAP_SECONDS = 60
-"""Longest time that one frame may stand: a damaged time stamp would ask for frames without end."""
 
 
 def list_video(source: VideoSource) -> list[Block]:
@@ -48,9 +46,10 @@ def _file_pieces(source: VideoSource, provenance: dict[str, Any], name: str) -> 
         caption = caption_beside(source.path, name)
         with ExitStack() as stack:
             # Pictures and sound are read side by side, each through a container of its own.
-            frames = _Frames(source, stack.enter_context(open_inside(source.path, name)))
+            frames = FilmFrames(stack.enter_context(open_inside(source.path, name)), source.frames_per_second)
             sound = _sound_track(source, stack, stack.enter_context(open_inside(source.path, name)), frames.origin)
-            for number, (start, piece) in enumerate(_pieces(source, iter(frames))):
+            pictures = (pixels(decoded, source.size) for _, decoded in frames)
+            for number, (start, piece) in enumerate(_pieces(source, pictures)):
                 sample = _sample(source, piece, start, sound)
                 about = {"file": name, "start_second": start / source.frames_per_second, **sample.about}
                 if caption:
@@ -112,58 +111,6 @@ def _thumbnail(frame: np.ndarray) -> np.ndarray:
 
 def _differ(one: np.ndarray, other: np.ndarray, threshold: float) -> bool:
     return float(np.abs(one - other).mean()) > threshold
-
-
-class _Frames:
-    """Frames of the first picture track at a steady rate, uint8 [height, width, 3]; `origin` is the time of the first
-    one, seconds. Raises ValueError when there is none or the track breaks off."""
-
-    def __init__(self, source: VideoSource, file: BinaryIO) -> None:
-        self._source = source
-        self._steps = self._decode(file)
-        self.origin = float(next(self._steps)[0])
-        self._file = file
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (frame for _, frame in self._steps)
-
-    def _decode(self, file: BinaryIO) -> Iterator[tuple[Fraction, np.ndarray]]:
-        """The time of the first frame with a placeholder, then frames with their times from it."""
-        rate = Fraction(self._source.frames_per_second).limit_denominator(1001)
-        count, shown, origin, last = 0, None, Fraction(0), Fraction(0)
-        with open_media(file) as container:
-            if not container.streams.video:
-                raise ValueError("it has no picture")
-            stream = container.streams.video[0]
-            check_frame_size(stream.codec_context)
-            for decoded in container.decode(stream):
-                time = frame_time(decoded)
-                if shown is None:
-                    origin = time
-                    yield origin, np.zeros((0, 0, 3), np.uint8)
-                elif time <= last:
-                    continue
-                elif time - last > MAX_GAP_SECONDS:
-                    raise ValueError(f"nothing is shown between seconds {float(last):.1f} and {float(time):.1f}")
-                while shown is not None and count / rate < time - origin:
-                    yield count / rate, self._pixels(shown)
-                    count += 1
-                shown, last = decoded, time
-            if shown is None:
-                raise ValueError("it has no frames")
-            step = 1 / stream.average_rate if stream.average_rate else 1 / rate
-            end = last - origin + step
-            check_whole(stream, container, float(end))
-            while count / rate < end:
-                yield count / rate, self._pixels(shown)
-                count += 1
-
-    def _pixels(self, decoded: Any) -> np.ndarray:
-        image = decoded.to_image()
-        if decoded.rotation:
-            image = image.rotate(decoded.rotation, expand=True)
-        height, width = self._source.size
-        return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
 
 
 def _sound_track(source: VideoSource, stack: ExitStack, file: BinaryIO, origin: float) -> SoundTrack | None:

@@ -6,6 +6,7 @@ Run: pytest tests/data/test_any_environment.py
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,7 +18,9 @@ from data_pipelines.sources.any_environment import action_names
 from data_pipelines.sources.episode import decode_episode, encode_episode
 from data_pipelines.sources.families import branch_frames, open_world
 from data_pipelines.sources.recording import Recording, record_dataset
+from data_pipelines.sources.world import scaled
 
+WITHOUT_A_SCREEN = {"PYGLET_HEADLESS": "true", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
 CRAFTER = "data_pipelines.sources.crafter:Crafter-v1"
 
 
@@ -51,6 +54,16 @@ class Restless(Lamps):
         return self._seen(), 0.0, False, False, {}
 
 
+class Switches(Lamps):
+    """Two switches of two and three states; the reward says which were chosen."""
+
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return self._seen(), float(10 * action[0] + action[1]), False, False, {}
+
+
+gymnasium.register("Switches-v0", Switches)
 gymnasium.register("Lamps-v0", Lamps)
 gymnasium.register("Restless-v0", Restless)
 
@@ -71,10 +84,8 @@ def test_world_of_the_users_own_is_recorded_with_its_mission(tmp_path: Path) -> 
     assert episode.frames.shape[1:] == (32, 32, 3) and set(np.unique(episode.frames)) <= {0, 255}
 
 
-@pytest.mark.parametrize("environment", ["CartPole-v1", "Lamps-v0", "ALE/Pong-v5", CRAFTER])
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Lamps-v0", "ALE/Pong-v5"])
 def test_branch_of_the_recorded_action_is_the_recorded_frame(environment: str) -> None:
-    if environment == CRAFTER:
-        pytest.importorskip("crafter")
     (episode,) = played(environment, 5, max_steps=4)
     for step, action in enumerate(episode.actions):
         branches = branch_frames(environment, 5, episode.actions[:step].tolist(), 64)
@@ -87,13 +98,57 @@ def test_branch_of_the_recorded_action_is_the_recorded_frame(environment: str) -
     [
         ("crafter", CRAFTER),
         ("miniworld", "miniworld:MiniWorld-FourRooms-v0"),
+        ("memory_gym", "memory_gym:MortarMayhem-Grid-v0"),
+        ("memory_gym", "memory_gym:SearingSpotlights-v0"),
+        ("procgen", "data_pipelines.sources.procgen:CoinRun-v0"),
+        ("Box2D", "LunarLander-v3"),
     ],
 )
-def test_worlds_of_other_packages_replay_exactly(package: str, environment: str) -> None:
+def test_worlds_of_other_packages_replay_exactly(
+    package: str, environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in WITHOUT_A_SCREEN.items():
+        monkeypatch.setenv(name, value)
     pytest.importorskip(package)
-    episode, again = (played(environment, 1, max_steps=3)[0] for _ in range(2))
+    episode, again, other = (played(environment, seed, max_steps=5, kind="random")[0] for seed in (1, 1, 2))
     assert np.array_equal(episode.frames, again.frames) and np.ptp(episode.frames) > 0
-    assert len(action_names(environment)) == episode.num_actions
+    assert not np.array_equal(episode.frames[0], other.frames[0])
+    assert len(set(action_names(environment))) == episode.num_actions
+    branches = branch_frames(environment, 1, episode.actions[:-1].tolist(), 64)
+    assert np.array_equal(branches[episode.actions[-1]], episode.frames[-1])
+
+
+def test_miniworld_looks_the_same_from_a_recorded_pose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYGLET_HEADLESS", "true")
+    pytest.importorskip("miniworld")
+    (episode,) = played("miniworld:MiniWorld-FourRooms-v0", 4, max_steps=12)
+    assert episode.poses.dtype == np.float64 and len(np.unique(episode.poses, axis=0)) > 3
+    world: Any = open_world("miniworld:MiniWorld-FourRooms-v0", 4, 64)
+    env = world.simulator._env.unwrapped
+    for frame, (x, z, angle) in zip(episode.frames, episode.poses, strict=True):
+        env.agent.pos[[0, 2]], env.agent.dir = (x, z), angle
+        assert np.array_equal(scaled(env.render_obs(), 64), frame)
+    back = decode_episode(episode.key, encode_episode(episode))
+    assert back.poses.dtype == np.float64 and np.array_equal(back.poses, episode.poses)
+
+
+def test_crafter_tells_where_the_player_stands() -> None:
+    pytest.importorskip("crafter")
+    world = open_world(CRAFTER, 0, 64)
+    x, y, _ = world.moment.pose
+    moves = {2: (1, 0, 0), 4: (0, 1, 1), 1: (-1, 0, 2), 3: (0, -1, 3)}  # right, down, left, up
+    for action, (dx, dy, direction) in moves.items():
+        world.step(action)
+        reached, stopped = (x + dx, y + dy, direction), (x, y, direction)
+        assert world.moment.pose in (reached, stopped), "it moves, or only looks there"
+        x, y, _ = world.moment.pose
+
+
+def test_choices_of_a_multidiscrete_space_are_numbered() -> None:
+    world = open_world("Switches-v0", 0, 32)
+    assert world.num_actions == 6 and action_names("Switches-v0") == tuple(f"action_{i}" for i in range(6))
+    for action, lit in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]):
+        assert world.step(action).reward == 10 * lit[0] + lit[1]
 
 
 def test_restless_world_has_no_branches() -> None:

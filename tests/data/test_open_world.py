@@ -14,14 +14,15 @@ from data_pipelines.sources.families import branch_frames
 from data_pipelines.sources.recording import open_world
 from data_pipelines.sources.world import World
 
-CRAFTER = "data_pipelines.sources.crafter:Crafter-v1"
-WORLDS = ["BabyAI-GoToLocalS8N3-v0", "MiniGrid-DoorKey-8x8-v0", "ALE/Breakout-v5", "CartPole-v1", CRAFTER]
+CRAFTER, COINRUN = "data_pipelines.sources.crafter:Crafter-v1", "data_pipelines.sources.procgen:CoinRun-v0"
+WORLDS = ["BabyAI-GoToLocalS8N3-v0", "MiniGrid-DoorKey-8x8-v0", "ALE/Breakout-v5", "CartPole-v1", CRAFTER, COINRUN]
 RESTORING = [world for world in WORLDS if world != "CartPole-v1"]
 
 
 def opened(environment: str, seed: int = 3) -> World:
-    if environment == CRAFTER:
-        pytest.importorskip("crafter")
+    for package, its in (("crafter", CRAFTER), ("procgen", COINRUN)):
+        if environment == its:
+            pytest.importorskip(package)
     return open_world(environment, seed, 64)
 
 
@@ -83,9 +84,12 @@ def test_an_environment_that_cannot_be_set_back_says_so() -> None:
 
 @pytest.mark.parametrize("environment", [world for world in RESTORING if world != CRAFTER])  # seconds to open
 def test_branches_are_the_same_by_restoring_and_by_replaying(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(environment).close()
     restored = branch_frames(environment, 4, [1, 2, 2], 64)
     for simulator in (minigrid.Level, atari.Game):
         monkeypatch.setattr(simulator, "restores", False)
+    if environment == COINRUN:
+        monkeypatch.delattr("data_pipelines.sources.procgen.Procgen.snapshot")
     assert not opened(environment).restores
     assert np.array_equal(branch_frames(environment, 4, [1, 2, 2], 64), restored)
 

@@ -22,9 +22,10 @@ from data_pipelines.sources.recording import Recording, record_dataset
 
 
 def test_two_processes_give_the_same_bytes_as_one(recorded: Path, tmp_path: Path) -> None:
-    finished: list[int] = []
-    assert record_dataset(tmp_path, small_recording(), finished.append, processes=2)
-    assert sum(finished) == 16
+    made: list[tuple[int, int]] = []
+    assert record_dataset(tmp_path, small_recording(), lambda *told: made.append(told), processes=2)
+    frames = sum(ShardReader(tmp_path / split).total_length("frames") for split in module.SPLIT_SEEDS)
+    assert tuple(map(sum, zip(*made, strict=True))) == (16, frames)
     assert contents(tmp_path) == contents(recorded)
 
 
@@ -44,7 +45,7 @@ def test_a_lost_shard_is_recorded_again_with_the_same_bytes(recorded: Path, copi
     if damage.endswith("index"):
         (copied / "train/index.json").unlink()
     finished: list[int] = []
-    assert record_dataset(copied, small_recording(), finished.append, processes=1)
+    assert record_dataset(copied, small_recording(), lambda episodes, _: finished.append(episodes), processes=1)
     assert sum(finished) == 16
     assert contents(copied) == contents(recorded)
 
@@ -140,7 +141,8 @@ from pathlib import Path
 from data_pipelines.sources.recording import Recording, record_dataset
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
-    record_dataset(Path(sys.argv[1]), Recording(**json.loads(sys.argv[2])), lambda n: print(n, flush=True), processes=2)
+    recording = Recording(**json.loads(sys.argv[2]))
+    record_dataset(Path(sys.argv[1]), recording, lambda n, _: print(n, flush=True), processes=2)
 """
 
 

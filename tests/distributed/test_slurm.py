@@ -5,6 +5,9 @@ Needs root, slurm-wlm and munge. Run: pytest -m slow tests/distributed/test_slur
 
 from __future__ import annotations
 
+import json
+import math
+import statistics
 import subprocess
 import sys
 import time
@@ -16,8 +19,10 @@ from slurm_cluster import SYSTEM_PATH, missing, slurm
 from tiny_run import ROOT, TinyRun, command, environment, require_same_end, tiny_run
 
 pytestmark = pytest.mark.slow
-STEPS = 600
-SETTINGS = (f"stages.masked.steps={STEPS}", "checkpoint.every_steps=100", "engine.zero=1")
+TRIAL_STEPS = 100
+TRAINING_SECONDS = 60
+"""More than a job has before it is told to stop, which is 80 seconds before its limit of two minutes."""
+SETTINGS = (f"stages.masked.steps={TRIAL_STEPS}", "checkpoint.every_steps=100", "engine.zero=1")
 OPTIONS = ["--nodes", "2", "--gpus", "0", "--processes", "1", "--cpus", "1", "--stop-seconds", "20"]
 DEADLINE_SECONDS = 1800
 
@@ -46,11 +51,20 @@ def test_slurm_accepts_the_script(cluster: dict[str, str], tmp_path: Path) -> No
     assert refused.returncode == 2 and "sbatch refused" in refused.stderr and "partition" in refused.stderr
 
 
+def steps_that_last(folder: Path) -> int:
+    """Steps that take TRAINING_SECONDS on two ranks of this machine, whatever its speed."""
+    trial = tiny_run(folder, *SETTINGS, stages=("masked",))
+    assert command("train", str(trial.config_file), ranks=2).returncode == 0
+    times = [json.loads(line)["seconds"] for line in trial.run.timing.read_text().splitlines()]
+    return max(TRIAL_STEPS, math.ceil(TRAINING_SECONDS / statistics.median(times)))
+
+
 def test_a_job_is_queued_again_at_its_time_limit_and_completes(cluster: dict[str, str], tmp_path: Path) -> None:
     """C2."""
-    whole = tiny_run(tmp_path / "whole", *SETTINGS, stages=("masked",))
+    long = (*SETTINGS, f"stages.masked.steps={steps_that_last(tmp_path / 'trial')}")
+    whole = tiny_run(tmp_path / "whole", *long, stages=("masked",))
     assert command("train", str(whole.config_file), ranks=2).returncode == 0
-    run = tiny_run(tmp_path / "queued", *SETTINGS, stages=("masked",))
+    run = tiny_run(tmp_path / "queued", *long, stages=("masked",))
     submitted = launched(run, cluster, "--time", "2", "--no-check")
     assert submitted.returncode == 0 and submitted.stdout.startswith("Submitted batch job"), submitted.stderr
     job = submitted.stdout.split()[-1]

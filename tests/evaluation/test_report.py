@@ -144,6 +144,59 @@ def test_page_is_well_formed_and_has_every_figure(run: RunFolder) -> None:
         assert all(cell in found[0] for cell in cells), (row.metric, found)
 
 
+def _line(name: str, values: list[float | None]) -> dict[str, object]:
+    return {"name": name, "values": values, "low": values, "high": values}
+
+
+@pytest.fixture
+def with_details(run: RunFolder) -> RunFolder:
+    """The same run with all that an evaluation of a live world adds."""
+    details = [
+        Row("bits per frame", "unified", 0.61, 9.91, "copying; PNG 3,296", 100, "bits", higher_is_better=False),
+        Row("reward error, real frames", "unified", 0.22, 0.21, "best constant", 9, higher_is_better=False),
+        Row("drift of PSNR per frame, dB", "unified", -0.84, None, "copying: -0.28", 60, interval=(-1.1, -0.6)),
+    ]
+    curve = {
+        "title": "PSNR",
+        "unit": "dB",
+        "steps": [1, 2, 3],
+        "samples": [9, 9, 4],
+        "lines": [_line("model", [37.6, 35.0, None]), _line("copy", [30.0, 28.0, 27.0]), _line("ceiling", [41.0] * 3)],
+    }
+    group = {"classes": 3, "states": 6, "accuracy": 0.94, "interval": None, "chance": 0.3333, "halfway": 0.6667}
+    bins = [{"steps": 90, "said": 0.02, "ended": 0.05}, {"steps": 10, "said": 0.85, "ended": 0.9}]
+    evaluation = json.loads(run.evaluation.read_text())
+    more = {
+        "details": [row.to_dict() for row in details],
+        "curves": [curve],
+        "branches": [group],
+        "reliability": {"real": bins, "own": []},
+    }
+    write_json(run.evaluation, {**evaluation, **more})
+    return run
+
+
+def test_page_shows_how_far_the_world_holds(with_details: RunFolder) -> None:
+    page = Page(write_report(with_details.path).read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "2 of 3 figures beat their baseline. Of 2 in the details, 1 do not." in page.text
+    for name, cells in {
+        "bits per frame": ("lower is better", "0.61 bits", "9.91 bits", "PNG 3,296", "yes"),
+        "reward error, real frames": ("0.220", "0.210", "no"),
+        "drift of PSNR per frame, dB": ("-0.840", "-1.100 to -0.600", "copying: -0.28"),
+    }.items():
+        (found,) = [text for text in page.rows if name in text]
+        assert all(cell in found for cell in cells), found
+    assert [text.split() for text in page.rows if "67%" in text] == [["3", "6", "94%", "33%", "67%"]]
+    drawn = [attributes["aria-label"] or "" for tag, attributes in page.elements if attributes.get("role") == "img"]
+    assert drawn[0] == (
+        "PSNR by step: model 37.6 at first and exact at the end; copy 30.0 at first and 27.0 at the end; "
+        "ceiling 41.0 at first and 41.0 at the end."
+    )
+    assert drawn[1] == "Ends of episodes, after real frames: 2% said, 5% came, 85% said, 90% came."
+    assert not {tag for tag, _ in page.elements} & {"script", "iframe"}
+
+
 def test_page_needs_nothing_from_outside(run: RunFolder) -> None:
     text = write_report(run.path).read_text(encoding="utf-8")
     assert "//" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]*", "", text)

@@ -51,7 +51,7 @@ def _held_out(codebook: Codebook, episode: Episode) -> HeldOut:
 
 def _loaded(codebook: Codebook) -> Any:
     config = SimpleNamespace(
-        evaluation=SimpleNamespace(rollout_frames=STEPS),
+        evaluation=SimpleNamespace(horizons=(1, STEPS)),
         data=SimpleNamespace(recording=SimpleNamespace(image_size=64)),
     )
     return SimpleNamespace(bundle=SimpleNamespace(image=codebook), config=config)
@@ -105,7 +105,8 @@ def test_frames_that_differ_are_marked(episode: Episode, monkeypatch: pytest.Mon
 def test_counterfactual_tells_obedience_from_ignorance(episode: Episode, monkeypatch: pytest.MonkeyPatch) -> None:
     codebook = Codebook()
     held_out, loaded = _held_out(codebook, episode), _loaded(codebook)
-    *_, real, classes = report_samples._branching_state(loaded, held_out)
+    _, state = report_samples._branching_state(loaded, held_out)
+    real, classes = state.frames, state.classes
     outcomes = codebook.encode(real)
     monkeypatch.setattr(report_samples, "roll_out", steps_with(lambda _, action: outcomes[action]))
     _, film = report_samples.counterfactual(loaded, held_out, NAMES)

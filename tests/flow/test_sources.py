@@ -103,7 +103,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
         "pictures": {"folder": str(folder / "pictures")},
         **{name: {"folder": str(folder / name / "shards")} for name in ("sounds", "films", "texts")},
     }
-    values["evaluation"] = {"episodes": 2, "branch_states": 2, "sampling_steps": 2, "rollout_frames": 2}
+    values["evaluation"] = {"episodes": 2, "branch_states": 2, "sampling_steps": 2, "horizons": [1, 2]}
     values["tokenizers"]["audio"] = {"sample_rate": 8000, "hop_samples": 160, "width": 16, "steps": 5}
     objectives: dict[str, Any] = {
         "dynamics": {"kind": "diffusion_forcing"},

@@ -69,7 +69,7 @@ def toy_config(folder: Path) -> RunConfig:
             "attention_bias": True,
         },
         "stages": STAGES,
-        "evaluation": {"episodes": 4, "branch_states": 2, "rollout_frames": 2, "sampling_steps": 2},
+        "evaluation": {"episodes": 4, "branch_states": 2, "horizons": [1, 2], "sampling_steps": 2},
     }
     return validate(values, "toy")
 

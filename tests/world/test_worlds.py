@@ -21,6 +21,7 @@ from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch, pack
 from unimodel.layout import NO_TARGET
 from unimodel.sampling.fill import FillSettings, fill_span, hide, read_only
+from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.vocabulary import Modality
 from unimodel.world.state import WorldState
 from unimodel.world.worlds import Outcome, Worlds
@@ -220,7 +221,7 @@ def test_worlds_opened_and_closed_beside_each_other_are_as_if_alone(events: list
 
 
 @pytest.mark.parametrize(
-    ("window_frames", "steps", "read"), [(6, 2, 5), (6, 3, 6), (6, 4, 4), (3, 1, 3), (3, 2, 2), (2, 1, 2)]
+    ("window_frames", "steps", "read"), [(6, 2, 5), (6, 3, 6), (6, 4, 4), (3, 1, 2), (3, 2, 3), (2, 1, 2)]
 )
 def test_outcomes_are_what_a_plain_forward_says(window_frames: int, steps: int, read: int) -> None:
     """`read` frames: a window that the last step has filled has not moved on yet, and one of two frames never could."""
@@ -245,6 +246,10 @@ def test_outcomes_are_what_a_plain_forward_says(window_frames: int, steps: int, 
     logits = all_logits(backbone, pack([[asked]], len(sequence), PAD_ID))[0]
     over = logits[len(sequence) - 1, list(VOCABULARY.range_of(Modality.DONE))].softmax(dim=-1)[1]
     assert outcome.over[0] == pytest.approx(float(over), abs=1e-5)
+    reward = logits[len(sequence) - 2, list(VOCABULARY.range_of(Modality.REWARD))].softmax(dim=-1).numpy()
+    assert outcome.rewards[0] == pytest.approx(float(reward @ reward_values(np.arange(REWARD_BINS))), abs=1e-4)
+    asked_again = worlds.outcomes([slot])
+    assert (asked_again.rewards, asked_again.over) == (outcome.rewards, outcome.over), "as often as one asks"
     # They read the last frame into the cache; what follows is the same.
     again = Worlds(backbone, BUILDER, PAD_ID, window_frames)
     window = recent(state, worlds.window_frames(slot))
@@ -279,6 +284,20 @@ def test_a_rewound_world_goes_on_as_it_did() -> None:
     np.testing.assert_array_equal(worlds.state(branch).frames, past.frames)
     with pytest.raises(ValueError, match="cannot go back to 9"):
         past.rewound(9)
+
+
+@pytest.mark.parametrize("frames", range(1, 3 * WINDOW_FRAMES))
+def test_a_world_opened_with_a_past_goes_on_as_the_world_that_lived_it(frames: int) -> None:
+    """Also where the window has moved on in the meantime."""
+    backbone = Listening()
+    worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, FillSettings(steps=2, temperature=1.0))
+    lived = worlds.open(world(6, 1), seed=3)
+    for number in range(3 * WINDOW_FRAMES):
+        worlds.step([lived], [number % 5])
+    opened = worlds.open(worlds.state(lived).rewound(frames), seed=3)
+    for number in range(frames - 1, 3 * WINDOW_FRAMES):
+        worlds.step([opened], [number % 5])
+    np.testing.assert_array_equal(worlds.state(opened).frames, worlds.state(lived).frames)
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from unimodel.config import RunConfig
-from unimodel.evaluation.dynamics import evaluate_branches, evaluate_rollouts
+from unimodel.evaluation.findings import Findings
 from unimodel.evaluation.finished import evaluation_state
 from unimodel.evaluation.held_out import HeldOut, Split, load_held_out
+from unimodel.evaluation.interaction import evaluate_interaction
 from unimodel.evaluation.representation import (
     evaluate_actions,
     evaluate_image_to_text,
@@ -17,7 +18,6 @@ from unimodel.evaluation.representation import (
     evaluate_text_to_image,
     evaluate_tokenizer,
 )
-from unimodel.evaluation.table import Row
 from unimodel.observe.progress import say
 from unimodel.run_folder import RunFolder, write_json
 from unimodel.tokenizers.prepare import load_run_bundle
@@ -37,12 +37,15 @@ def evaluate(path: Path, split: Split) -> None:
     state = evaluation_state(config, run, split)
     bundle = load_run_bundle(run)
     held_out = load_held_out(config, run, split, bundle.vocabulary, bundle.builder.eos_id)
+    findings = Findings()
     rows, codebook = evaluate_tokenizer(bundle.image, held_out)
+    findings.add(rows)
     for stage, skills in _last_taught(config, state["stages"]).items():
-        rows += _evaluate_stage(path, stage, skills, held_out)
-    results = [row.to_dict() for row in rows]
-    write_json(run.evaluation, {"state": state, "rows": results, "codebook": codebook, "weights": "moving average"})
-    write_json(run.summary, results)
+        _evaluate_stage(path, stage, skills, held_out, findings)
+    results = findings.to_dict()
+    about = {"state": state, "weights": "moving average", "codebook": codebook}
+    write_json(run.evaluation, {**about, **results})
+    write_json(run.summary, results["rows"])
 
 
 def _last_taught(config: RunConfig, finished: dict[str, int]) -> dict[str, set[str]]:
@@ -55,20 +58,17 @@ def _last_taught(config: RunConfig, finished: dict[str, int]) -> dict[str, set[s
     return {stage: {skill for skill, at in last.items() if at == stage} for stage in finished if stage in last.values()}
 
 
-def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut) -> list[Row]:
-    """The rows of `skills` with the weights at the end of `stage`."""
+def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut, findings: Findings) -> None:
+    """Adds the figures of `skills` with the weights at the end of `stage`."""
     loaded = load_run(path, stage)
     say(f"evaluating stage {stage}", log=loaded.run.log)
-    rows: list[Row] = []
     if "clip" in skills:
-        rows += evaluate_masked(loaded, held_out)
+        findings.add(evaluate_masked(loaded, held_out))
     if "actions" in skills:
-        rows += evaluate_actions(loaded, held_out)
+        findings.add(evaluate_actions(loaded, held_out))
     if "text_to_image" in skills:
-        rows.append(evaluate_text_to_image(loaded, held_out))
+        findings.add([evaluate_text_to_image(loaded, held_out)])
     if "image_to_text" in skills:
-        rows.append(evaluate_image_to_text(loaded, held_out))
+        findings.add([evaluate_image_to_text(loaded, held_out)])
     if "interaction" in skills:
-        rows += evaluate_rollouts(loaded, held_out)
-        rows.append(evaluate_branches(loaded, held_out))
-    return rows
+        evaluate_interaction(loaded, held_out, findings)

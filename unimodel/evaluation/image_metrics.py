@@ -13,17 +13,27 @@ def psnr(pictures: np.ndarray, references: np.ndarray) -> float:
 
     Pooling the error keeps frames that are exactly right (infinite by themselves) from deciding the mean.
     """
-    error = np.mean((pictures.astype(np.float64) - references.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else 10 * math.log10(255.0**2 / error)
+    return decibels(float(squared_errors(pictures, references).sum()) / pictures.size)
 
 
-def ssim(pictures: np.ndarray, references: np.ndarray) -> float:
-    """Mean structural similarity (Wang et al. 2004, Gaussian window) of uint8 [n, height, width, 3]."""
-    scores = [
-        structural_similarity(a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-        for a, b in zip(pictures, references, strict=True)
-    ]
-    return float(np.mean(scores))
+def decibels(mean_squared_error: float) -> float:
+    """10 log10(255^2 / error); infinite for no error."""
+    return math.inf if mean_squared_error == 0 else 10 * math.log10(255.0**2 / mean_squared_error)
+
+
+def squared_errors(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """float64 [n]: the summed squared error of every picture of uint8 [n, height, width, 3]."""
+    return np.sum((pictures.astype(np.float64) - references.astype(np.float64)) ** 2, axis=(1, 2, 3))
+
+
+def ssim(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """float64 [n]: structural similarity (Wang et al. 2004, Gaussian window) of uint8 [n, height, width, 3]."""
+    return np.array(
+        [
+            structural_similarity(a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+            for a, b in zip(pictures, references, strict=True)
+        ]
+    )
 
 
 def patch_means(frames: np.ndarray, patch_pixels: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.storage import join
 from unimodel.config import RunConfig
 from unimodel.evaluation.held_out import HeldOut, load_held_out
+from unimodel.evaluation.report_curves import curve_chart, reliability_chart
 from unimodel.evaluation.report_plots import Chart, stage_charts
 from unimodel.evaluation.report_samples import counterfactual, descriptions, drawings, reconstructions, rollouts
 from unimodel.run_folder import RunFolder, read_json, read_json_lines, write_atomically
@@ -141,21 +142,32 @@ def render_report(run: RunFolder, config: RunConfig) -> str:
         stages=stages,
         seconds=sum(line.get("seconds", 0.0) for line in read_json_lines(run.timing)),
         rows=[_table_row(row) for row in rows],
-        headline=headline(rows),
+        details=[_table_row(row) for row in evaluation.get("details", [])],
+        headline=headline(rows, evaluation.get("details", [])),
+        by_step=held_out_charts(evaluation),
+        branches=evaluation.get("branches", []),
         warning=_evaluation_warning(run, config, evaluation),
         codebook=evaluation.get("codebook"),
         sections=[_section(materials, *parts) for parts in _SECTIONS],
     )
 
 
-def headline(rows: list[dict[str, Any]]) -> str:
-    """How many figures beat their baseline; empty without figures."""
+def headline(rows: list[dict[str, Any]], details: list[dict[str, Any]]) -> str:
+    """How many figures beat their baseline, and how many details do not; empty without figures."""
     if not rows:
         return ""
     better = sum(row["better"] for row in rows)
-    if better == len(rows):
-        return f"All {len(rows)} figures beat their baseline."
-    return f"{better} of {len(rows)} figures beat their baseline."
+    said = f"All {len(rows)}" if better == len(rows) else f"{better} of {len(rows)}"
+    compared = [row["better"] for row in details if row["better"] is not None]
+    missed = f" Of {len(compared)} in the details, {compared.count(False)} do not." if False in compared else ""
+    return f"{said} figures beat their baseline.{missed}"
+
+
+def held_out_charts(evaluation: dict[str, Any]) -> list[Chart]:
+    """Figures by step, and how often the end came that was expected."""
+    charts = [curve_chart(curve) for curve in evaluation.get("curves", [])]
+    reliability = {after: bins for after, bins in evaluation.get("reliability", {}).items() if bins}
+    return charts + ([reliability_chart(reliability)] if reliability else [])
 
 
 def stage_progress(run: RunFolder, config: RunConfig) -> list[StageProgress]:
@@ -188,19 +200,29 @@ def _evaluation_warning(run: RunFolder, config: RunConfig, evaluation: dict[str,
 
 def _table_row(row: dict[str, Any]) -> dict[str, Any]:
     lower_is_better = not row.get("higher_is_better", row["unit"] != "bits")
+    interval = row.get("interval")
     return {
         **row,
-        "model_text": _figure(row, "model"),
-        "baseline_text": _figure(row, "baseline"),
-        "lower_is_better": lower_is_better,
+        "model_text": _figure(row, row["model"]),
+        "interval_text": " to ".join(_number(row, end) for end in interval) if interval else "",
+        "baseline_text": "" if row["baseline"] is None else _figure(row, row["baseline"]),
+        "ceiling_text": "" if row.get("ceiling") is None else _figure(row, row["ceiling"]),
+        "lower_is_better": lower_is_better and row["better"] is not None,
     }
 
 
-def _figure(row: dict[str, Any], key: str) -> str:
-    """A figure with its unit: shares as percent."""
+def _figure(row: dict[str, Any], value: float | None) -> str:
+    """A figure with its unit."""
+    return f"{_number(row, value)} {row['unit']}".strip()
+
+
+def _number(row: dict[str, Any], value: float | None) -> str:
+    """A figure without its unit: shares as percent."""
+    if value is None:
+        return "unbounded"
     if row["unit"]:
-        return f"{row[key]:.2f} {row['unit']}"
-    return f"{row[key]:.1%}" if "accuracy" in row["metric"] else f"{row[key]:.3f}"
+        return f"{value:.2f}"
+    return f"{value:.1%}" if "accuracy" in row["metric"] else f"{value:.3f}"
 
 
 def _section(

@@ -104,7 +104,7 @@ def _chart(
         if not series:
             return None
         _dress(axes, title, say_value)
-        svg = _inline_svg(figure)
+        svg = inline_svg(figure)
     ends = ", ".join(f"{one.label} ends at {one.last}" for one in series)
     return Chart(title, svg, tuple(series), f"{title} over training steps: {ends}.")
 
@@ -152,7 +152,7 @@ def _dress(axes: Axes, title: str, say_value: Callable[[float], str]) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: say_value(value)))
 
 
-def _inline_svg(figure: Figure) -> str:
+def inline_svg(figure: Figure) -> str:
     """The figure as markup for inside an HTML page: no prologue, no metadata, no outside name."""
     buffer = io.StringIO()
     figure.savefig(

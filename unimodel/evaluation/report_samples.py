@@ -11,20 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.families import branch_frames
 from data_pipelines.stream.randomness import keyed_generator
-from unimodel.evaluation.dynamics import CONTEXT_FRAMES
+from unimodel.evaluation.branches import Branching, branching_state
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import psnr
+from unimodel.evaluation.rollouts import CONTEXT_FRAMES, actions_from_start, start_of
 from unimodel.sampling.fill import FillSettings, fill_span
 from unimodel.sampling.text import describe_images
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import roll_out
-from unimodel.world.state import WorldState
 
 NUM_RECONSTRUCTIONS = 6
 NUM_ROLLOUTS = 5
+FILM_STEPS = 8
+"""Of the model's own frames, where `evaluation.horizons` go so far."""
 NUM_CAPTIONED = 6
 BRANCH_EPISODES = 10
 """The counterfactual panel shows the state with most distinct outcomes among the first ones of this many episodes."""
@@ -87,16 +88,13 @@ def reconstructions(bundle: TokenizerBundle, held_out: HeldOut) -> list[Pair]:
 
 def rollouts(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) -> list[Film]:
     """Real episodes next to the model's own frames, from the same first frames and the same actions."""
-    steps = loaded.config.evaluation.rollout_frames
+    steps = min(FILM_STEPS, max(loaded.config.evaluation.horizons))
     chosen = [i for i, e in enumerate(held_out.tokens) if e.num_frames >= CONTEXT_FRAMES + steps][:NUM_ROLLOUTS]
     if not chosen:
         raise ValueError(f"no held-out episode has {CONTEXT_FRAMES + steps} frames")
     tokens = [held_out.tokens[i] for i in chosen]
-    worlds = [
-        WorldState(e.mission, e.frames[:CONTEXT_FRAMES], e.actions[: CONTEXT_FRAMES - 1], e.events) for e in tokens
-    ]
-    actions = np.stack([e.actions[CONTEXT_FRAMES - 1 : CONTEXT_FRAMES - 1 + steps] for e in tokens])
-    rolled = roll_out(loaded, worlds, actions)
+    actions = np.stack([actions_from_start(episode, steps) for episode in tokens])
+    rolled = roll_out(loaded, [start_of(episode) for episode in tokens], actions)
     films = []
     for number, world in zip(chosen, rolled, strict=True):
         episode, codes = held_out.episodes[number], held_out.tokens[number].frames
@@ -120,10 +118,9 @@ def _rollout_picture(frame: np.ndarray, number: int, action: str, same: int, siz
 
 def counterfactual(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) -> tuple[Picture, Film]:
     """One real state, and the next frame of every action: the world's and the model's."""
-    number, at, real, classes = _branching_state(loaded, held_out)
-    episode, tokens = held_out.episodes[number], held_out.tokens[number]
-    world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)
-    stepped = roll_out(loaded, [world] * len(real), np.arange(len(real))[:, None])
+    number, state = _branching_state(loaded, held_out)
+    episode, real, classes = held_out.episodes[number], state.frames, state.classes
+    stepped = roll_out(loaded, [state.world] * len(real), np.arange(len(real))[:, None])
     decoded = loaded.bundle.image.decode(np.stack([world.frames[-1] for world in stepped]))
     made = []
     for action, frame in enumerate(decoded):
@@ -132,28 +129,21 @@ def counterfactual(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[
         note = "obeys" if right else f"looks like {action_names[nearest]}"
         made.append(picture(frame, f"Generated frame after {action_names[action]}", note, right))
     truth = tuple(picture(frame, f"Real frame after {name}") for frame, name in zip(real, action_names, strict=True))
-    title = f"{episode.key}, step {at}: {episode.mission}"
-    state = picture(episode.frames[at], f"The state before the action: {episode.key}, step {at}", "the state")
-    return state, Film(title, tuple(action_names), truth, tuple(made))
+    title = f"{episode.key}, step {state.step}: {episode.mission}"
+    before = picture(
+        episode.frames[state.step], f"The state before the action: {episode.key}, step {state.step}", "the state"
+    )
+    return before, Film(title, tuple(action_names), truth, tuple(made))
 
 
-def _branching_state(loaded: LoadedRun, held_out: HeldOut) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """(episode, step, real next frames by action, outcome class by action)."""
-    best: tuple[int, int, np.ndarray, np.ndarray] | None = None
-    for number, episode in enumerate(held_out.episodes[:BRANCH_EPISODES]):
-        at = (
-            int(keyed_generator("evaluate branches", episode.key).integers(1, episode.num_steps))
-            if episode.num_steps > 1
-            else 0
-        )
-        before, size = episode.actions[:at].tolist(), loaded.config.data.recording.image_size
-        real = branch_frames(episode.environment, episode.seed, before, size, episode.events)
-        classes = np.unique(real.reshape(len(real), -1), axis=0, return_inverse=True)[1].ravel()
-        if best is None or classes.max() > best[3].max():
-            best = (number, at, real, classes)
-    if best is None:
+def _branching_state(loaded: LoadedRun, held_out: HeldOut) -> tuple[int, Branching]:
+    """(episode, its state): the one with most outcomes, the first of these."""
+    size = loaded.config.data.recording.image_size
+    some = zip(held_out.episodes[:BRANCH_EPISODES], held_out.tokens[:BRANCH_EPISODES], strict=True)
+    states = [branching_state(episode, tokens, size) for episode, tokens in some]
+    if not states:
         raise ValueError("there is no held-out episode")
-    return best
+    return max(enumerate(states), key=lambda one: len(one[1].tried))
 
 
 def drawings(loaded: LoadedRun, held_out: HeldOut) -> list[Pair]:

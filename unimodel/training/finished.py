@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -55,7 +56,7 @@ def last_finished_stage(config: RunConfig, run: RunFolder) -> str:
 def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Raises ValueError listing what differs between `config` and the one the checkpoint was made with."""
     now, then = settings_of(config), checkpoint.config
-    differing = [difference for key in now for difference in _differences(now[key], then.get(key), key)]
+    differing = [difference for key in now for difference in differences(now[key], then.get(key), key)]
     if differing:
         raise ValueError(
             f"{checkpoint.folder} was made with another config; different: {', '.join(differing[:5])}. "
@@ -63,11 +64,12 @@ def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
         )
 
 
-def _differences(now: Any, then: Any, key: str) -> list[str]:
-    if any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE_ON_RESUME):
+def differences(now: Any, then: Any, key: str, allowed: Sequence[str] = MAY_CHANGE_ON_RESUME) -> list[str]:
+    """What differs between two settings of the name `key`, but for keys that match a pattern of `allowed`."""
+    if any(fnmatchcase(key, pattern) for pattern in allowed):
         return []
     if isinstance(now, dict) and isinstance(then, dict):
-        return [d for k in sorted({*now, *then}) for d in _differences(now.get(k), then.get(k), f"{key}.{k}")]
+        return [d for k in sorted({*now, *then}) for d in differences(now.get(k), then.get(k), f"{key}.{k}", allowed)]
     return [] if now == then else [f"{key} (was {then!r}, is {now!r})"]
 
 

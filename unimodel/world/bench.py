@@ -85,9 +85,7 @@ def bench(loaded: LoadedRun, num_worlds: int, frames: int) -> Iterator[Line]:
                 share = len(times.rereading) / (len(times.steps) + len(times.rereading))
                 yield "reading a moved window again", f"{_ms(again)}, in {share:.0%} of the steps"
             codes = np.stack([worlds.state(slot).frames[-1] for slot in slots])
-            pictures = [
-                _seconds(lambda codes=codes: loaded.bundle.image.decode(codes)) for _ in range(WARM_UP_STEPS, 20)
-            ]
+            pictures = [_seconds(lambda codes=codes: loaded.bundle.image.decode(codes)) for _ in range(PICTURES)]
             yield "codes to a picture", _ms(statistics.median(pictures))
             yield "keys and values in memory", f"{worlds.cache_bytes / num_worlds / 2**20:,.1f} MiB a world"
 

@@ -131,10 +131,10 @@ class Worlds:
         return self._cache.nbytes
 
     def open(self, state: WorldState, seed: int = 0) -> int:
-        """A slot for a world with this past; its noise, if any, follows from `seed` and the number of each frame."""
+        """A slot for a world with this past, which goes on as the world that has lived it. Its noise, if any, follows
+        from `seed` and the number of each frame."""
         slot = next(number for number in range(len(self._worlds) + 1) if number not in self._worlds)
-        first = max(0, len(state.frames) - (self._window_frames - 1))
-        self._worlds[slot] = _World(slot, state, seed, first)
+        self._worlds[slot] = _World(slot, state, seed, self._window_begins(len(state.frames)))
         return slot
 
     @torch.no_grad()
@@ -155,6 +155,13 @@ class Worlds:
         self._cache.grow(1 + max([slot, *slots]), self._cache.places)
         self._cache.copy(world.row, slots, world.read)
         return slots
+
+    def _window_begins(self, frames: int) -> int:
+        """The first frame of the window of a world that has come so far step by step."""
+        if frames <= self._window_frames:
+            return 0
+        stride = self._window_frames - self._kept_frames
+        return ((frames - self._window_frames - 1) // stride + 1) * stride
 
     def close(self, slot: int) -> None:
         """Raises KeyError for a slot that is not open."""
@@ -209,6 +216,8 @@ class Worlds:
         if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
             raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
         windows = [self._window(world.state, world.first) for world in worlds]
+        for world, window in zip(worlds, windows, strict=True):
+            world.read = min(world.read, window.block)  # asked again, it has read its last frame already
         self._catch_up(worlds, windows)
         hidden = self._read(self._passage(worlds, windows, [len(window.ids) for window in windows]))
         stops = self._tensor([len(window.ids) - world.read for world, window in zip(worlds, windows, strict=True)])

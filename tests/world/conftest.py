@@ -1,0 +1,44 @@
+"""A run to play: two steps from random weights of a large scale, so that every action of the past shows in a frame."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_run import TinyRun, tiny_run, train_here
+
+from unimodel.training.loaded_run import LoadedRun, load_run
+
+
+def _wild_run(factory: pytest.TempPathFactory, name: str, scale: float, *overrides: str) -> TinyRun:
+    run = tiny_run(
+        factory.mktemp(name),
+        f"name={name}",
+        "stages.interactive.steps=2",
+        f"backbone.initializer_range={scale}",
+        *overrides,
+        stages=("interactive",),
+    )
+    train_here(run.config)
+    return run
+
+
+@pytest.fixture(scope="session")
+def wild_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return _wild_run(tmp_path_factory, "wild", 1.0)
+
+
+@pytest.fixture(scope="session")
+def wild(wild_run: TinyRun) -> LoadedRun:
+    return load_run(wild_run.run.path)
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
+    """Another checkpoint of the same world."""
+    return load_run(_wild_run(tmp_path_factory, "other", 1.3).run.path)
+
+
+@pytest.fixture(scope="session")
+def eventful(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
+    """One that says to have learnt of events."""
+    run = _wild_run(tmp_path_factory, "eventful", 1.0, "data.recording.event_fraction=0.5")
+    return load_run(run.run.path)

@@ -1,0 +1,46 @@
+"""`unimodel play`: a person in the world that a run has learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def play_command(  # noqa: PLR0913 - one parameter per option
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    expose: Annotated[bool, typer.Option("--expose", help="A --host that other machines reach is meant.")] = False,
+    token: Annotated[
+        str | None, typer.Option(help="What the page must know; random otherwise.", show_default=False)
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Another run, for blind comparisons.", show_default=False)
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Stage to play; the last finished one otherwise.", show_default=False)
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Steps a second, in real time.")] = 10.0,
+    passes: Annotated[int, typer.Option(help="Refinement passes of a frame; fewer where time is short.")] = 4,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Most clients at once.")] = 8,
+) -> None:
+    """Play in a trained world with the browser, the real environment beside it (docs/play.md)."""
+    from data_pipelines.extras import load_extra
+
+    for library in ("fastapi", "uvicorn", "websockets"):
+        load_extra(library, "play", "unimodel play")
+    from unimodel.world.play.address import Address, bind
+    from unimodel.world.play.playable import playable_stage
+    from unimodel.world.play.settings import Limits, PlaySettings
+
+    address = Address.chosen(host, port, token, exposed=expose)
+    settings = PlaySettings(fps, passes, Limits(max_clients=clients))
+    stages = [(run, playable_stage(run, stage))]
+    if compare is not None:
+        stages.append((compare, playable_stage(compare, None)))
+    with bind(address) as listener:  # before the seconds that loading takes; nobody is listened to yet
+        from unimodel.world.play.serve import serve
+
+        serve(stages, settings, address, listener)

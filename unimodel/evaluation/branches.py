@@ -1,0 +1,150 @@
+"""Counterfactual actions: from one real state, every action. Does the model's next frame show what that action does?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.families import branch_frames
+from data_pipelines.stream.randomness import keyed_generator
+from unimodel.evaluation.held_out import HeldOut
+from unimodel.evaluation.intervals import over_episodes, ratio
+from unimodel.evaluation.table import Row, rounded
+from unimodel.tokenizers.unified import TokenisedEpisode
+from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.rollout import roll_out
+from unimodel.world.state import WorldState
+
+HALFWAY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Branching:
+    """A state of a held-out episode, and what each action does from there.
+
+    Actions with the same real outcome form one class (turning twice as often would otherwise count twice); each class
+    is tried once.
+
+    step      of the episode: `world` has so many actions behind it
+    frames    uint8 [actions, height, width, 3]: the real next frames
+    classes   int [actions]
+    tried     int [classes]: one action of each class, drawn by the episode's key
+    """
+
+    step: int
+    world: WorldState
+    frames: np.ndarray
+    classes: np.ndarray
+    tried: np.ndarray
+
+    @property
+    def chance(self) -> float:
+        return 1 / len(self.tried)
+
+
+@dataclass(frozen=True, slots=True)
+class Branched:
+    """The model's next frames of a state, one per class: `codes` [classes, rows, columns], `pictures` uint8 [classes,
+    height, width, 3]."""
+
+    state: Branching
+    codes: np.ndarray
+    pictures: np.ndarray
+
+
+def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int) -> Branching:
+    """A state of the episode, drawn by its key. Raises ValueError when its environment cannot be brought there."""
+    rng = keyed_generator("evaluate branches", episode.key)
+    at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
+    before = episode.actions[:at].tolist()
+    frames = branch_frames(episode.environment, episode.seed, before, image_size, episode.events)
+    classes = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)[1].ravel()
+    tried = [int(rng.choice(np.flatnonzero(classes == kind))) for kind in range(classes.max() + 1)]
+    world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)
+    return Branching(at, world, frames, classes, np.array(tried))
+
+
+def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
+    """A state of each of the first `evaluation.branch_states` held-out episodes in whose state actions differ at all.
+
+    Raises ValueError when an environment cannot be brought to a state again.
+    """
+    size, most = loaded.config.data.recording.image_size, loaded.config.evaluation.branch_states
+    states: list[Branching] = []
+    for episode, tokens in zip(held_out.episodes, held_out.tokens, strict=True):
+        if len(states) == most:
+            break
+        state = branching_state(episode, tokens, size)
+        if len(state.tried) > 1:
+            states.append(state)
+    if not states:
+        return []
+    worlds = [state.world for state in states for _ in state.tried]
+    stepped = roll_out(loaded, worlds, np.concatenate([state.tried for state in states])[:, None])
+    codes = np.stack([world.frames[-1] for world in stepped])
+    stops = np.cumsum([len(state.tried) for state in states])[:-1]
+    decoded = np.split(loaded.bundle.image.decode(codes), stops)
+    return [Branched(*parts) for parts in zip(states, np.split(codes, stops), decoded, strict=True)]
+
+
+def evaluate_branches(branched: Sequence[Branched], stage: str) -> tuple[list[Row], list[Row], list[dict[str, Any]]]:
+    """CBA = P(class(argmin_b d(made frame of action a, real frame of action b)) = class(a)), d the squared error.
+
+    The row of the table, its way from chance to 1 ((accuracy - chance) / (1 - chance); 0.5 is halfway) for the details,
+    and the accuracy by number of classes. Intervals are over states. No judge is learnt, so none can be fooled.
+    """
+    right = np.array([obeyed(one).sum() for one in branched])
+    tried = np.array([len(one.state.tried) for one in branched])
+    accuracy = over_episodes(ratio, right, tried)
+    chance = len(branched) / float(tried.sum())  # each class of a state is tried once
+    way = over_episodes(way_from_chance, right, tried)
+    name, questions = "counterfactual action accuracy", int(tried.sum())
+    row = Row(name, stage, accuracy.value, chance, "chance", questions, interval=accuracy.interval)
+    normalised = Row(
+        "counterfactual actions, way from chance to 1",
+        stage,
+        way.value,
+        0.0,
+        "chance",
+        questions,
+        required=HALFWAY,
+        interval=way.interval,
+    )
+    return [row], [normalised], _by_class_count(right, tried)
+
+
+def obeyed(one: Branched) -> np.ndarray:
+    """bool [classes]: whether the real frame nearest to the made one is of the class that was tried."""
+    real = one.state.frames.astype(np.float64)
+    errors = np.stack([np.mean((real - made) ** 2, axis=(1, 2, 3)) for made in one.pictures])
+    return one.state.classes[errors.argmin(axis=1)] == one.state.classes[one.state.tried]
+
+
+def way_from_chance(right: np.ndarray, tried: np.ndarray, axis: int = -1) -> np.ndarray:
+    """(accuracy - chance) / (1 - chance) of right answers and classes per state."""
+    total = tried.sum(axis=axis)
+    chance = np.count_nonzero(tried, axis=axis) / total
+    return (right.sum(axis=axis) / total - chance) / (1 - chance)
+
+
+def _by_class_count(right: np.ndarray, tried: np.ndarray) -> list[dict[str, Any]]:
+    """Accuracy apart for states in which so many actions differ."""
+    groups = []
+    for classes in np.unique(tried).tolist():
+        here = tried == classes
+        accuracy = over_episodes(ratio, right[here], tried[here])
+        groups.append(
+            {
+                "classes": classes,
+                "states": int(here.sum()),
+                "accuracy": round(accuracy.value, 4),
+                "interval": None if accuracy.interval is None else [rounded(end) for end in accuracy.interval],
+                "chance": round(1 / classes, 4),
+                "halfway": round((1 + 1 / classes) / 2, 4),
+            }
+        )
+    return groups

@@ -1,0 +1,90 @@
+"""When the next step of a world is due, and with which action.
+
+The server owns the clock. Inputs are not queued: of the keys pressed since the last step the newest counts, and what
+is held down counts at every tick. Nothing here reads the time; it is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unimodel.world.play.controls import Controls
+
+REPEAT_AFTER_SECONDS = 0.4
+"""A key that is held while time stands still repeats after so long, at the clock's rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A step that is due now. `pressed_at` is when its key went down, if a key began it."""
+
+    action: int
+    pressed_at: float | None
+
+
+@dataclass(slots=True)
+class Clock:
+    """Of one world. Times are seconds."""
+
+    controls: Controls
+    period_seconds: float
+    _held: dict[int, float] = field(default_factory=dict)
+    """Action -> when it went down; the newest last."""
+    _fresh: bool = False
+    """A key went down since the last step."""
+    _chord: list[int] = field(default_factory=list)
+    """What was down at that moment: a key that came up before its tick counts all the same."""
+    _pressed_at: float | None = None
+    _step_asked: bool = False
+    _next_tick: float = 0.0
+
+    def press(self, action: int, now: float) -> None:
+        """A key goes down; one that is down already stays so."""
+        if action in self._held:
+            return
+        self._held[action] = now
+        self._fresh, self._chord, self._pressed_at = True, list(self._held), now
+
+    def release(self, action: int) -> None:
+        """A key comes up."""
+        self._held.pop(action, None)
+
+    def release_all(self) -> None:
+        """All keys come up, and what was pressed and has not been used is forgotten."""
+        self._held.clear()
+        self._fresh, self._step_asked = False, False
+
+    def ask_step(self) -> None:
+        """One step, whatever is held."""
+        self._step_asked = True
+
+    def take(self, now: float, *, ticking: bool) -> Due | float | None:
+        """The step that is due, which is then taken; or in how many seconds to ask again; or None: when something is
+        pressed. `ticking` says that time goes on by itself."""
+        if ticking:
+            if now < self._next_tick:
+                return self._next_tick - now
+            action = self.controls.chosen(self._chord if self._fresh else list(self._held))
+            action = self.controls.idle if action is None else action
+            return None if action is None else self._taken(action, now)
+        if self._fresh:
+            action = self.controls.chosen(self._chord)
+            assert action is not None
+            return self._taken(action, now)
+        held = self.controls.chosen(list(self._held))
+        if self._step_asked:
+            action = self.controls.idle if held is None else held
+            self._step_asked = False
+            return None if action is None else self._taken(action, now)
+        if held is None:
+            return None
+        repeat = max(max(self._held.values()) + REPEAT_AFTER_SECONDS, self._next_tick)
+        return repeat - now if now < repeat else self._taken(held, now)
+
+    def _taken(self, action: int, now: float) -> Due:
+        """The next tick follows this one by a period; ticks that were missed are not made up for."""
+        due = Due(action, self._pressed_at if self._fresh else None)
+        self._fresh, self._step_asked = False, False
+        on_time = self._next_tick + self.period_seconds
+        self._next_tick = on_time if on_time > now else now + self.period_seconds
+        return due

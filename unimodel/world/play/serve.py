@@ -1,0 +1,59 @@
+"""Loads what is to be played and serves it until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from unimodel.observe.progress import say
+from unimodel.training.loaded_run import load_run
+from unimodel.world.play.address import Address, is_loopback
+from unimodel.world.play.playground import open_playground
+from unimodel.world.play.server import build_app
+from unimodel.world.play.settings import PlaySettings
+
+PING_SECONDS = 20.0
+SHUTDOWN_SECONDS = 5
+CONNECTIONS = 64
+"""Of all kinds, until the server says that it is busy."""
+
+
+def serve(
+    stages: Sequence[tuple[Path, str]], settings: PlaySettings, address: Address, listener: socket.socket
+) -> None:
+    """Serves the stage of the first run, to be compared with the second's if there is one, at `listener`.
+
+    Raises ValueError when they cannot be played, or not with each other.
+    """
+    ground = open_playground([load_run(path, stage) for path, stage in stages], settings)
+    server = uvicorn.Server(server_config(build_app(ground, address.token, address.host), settings))
+    for checkpoint in ground.checkpoints:
+        say(f"dreamed by {checkpoint}")
+    if not is_loopback(address.host):
+        say("WARNING: other machines reach this server, and nothing is encrypted; whoever has the address plays.")
+    listener.listen()  # from here on a browser is kept waiting, not turned away
+    say(f"open {address.url(listener.getsockname()[1])}   (Ctrl-C ends)")
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order and passes it on
+        server.run(sockets=[listener])
+    say(f"ended; what was recorded is in {ground.run.path / 'played'}")
+
+
+def server_config(app: object, settings: PlaySettings) -> uvicorn.Config:
+    """No access log: nothing of a request is written down."""
+    return uvicorn.Config(
+        app,  # pyright: ignore[reportArgumentType]
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        ws_max_size=settings.limits.message_bytes,
+        ws_max_queue=16,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        ws_per_message_deflate=False,  # pictures are compressed already
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
