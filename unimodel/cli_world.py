@@ -86,13 +86,14 @@ def world_plan(  # noqa: PLR0913 - one parameter per option
 
 
 @app.command("learn")
-def world_learn(
+def world_learn(  # noqa: PLR0913 - one parameter per option
     run: WorldRun,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of the policy.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the policy.")] = 1000,
     rolls: Annotated[int, typer.Option(min=1, help="Worlds that are imagined per update.")] = 64,
     horizon: Annotated[int, typer.Option(min=1, help="Steps that are imagined.")] = 16,
     memory_frames: Annotated[int, typer.Option(min=0, help="As in `plan`.")] = 0,
     passes: Annotated[int, typer.Option(min=1, help="Refinement passes of an imagined frame.")] = 1,
+    kl_weight: Annotated[float, typer.Option(min=0.0, help="How strongly it is held to the recorded players.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     stage: Annotated[str | None, typer.Option(help="Stage to use; the last finished one otherwise.")] = None,
 ) -> None:
@@ -109,7 +110,9 @@ def world_learn(
     agent = Agent(loaded)
     imagination = build_imagination(loaded, agent.num_actions, ImaginationSettings(memory_frames, passes))
     starts = random_moments(loaded, "train", MOMENTS, memory_frames or agent.window_frames, seed)
-    settings = PmpoSettings(steps, rolls, horizon, discount=agent.discount)
+    settings = PmpoSettings(
+        steps, rolls, horizon, discount=agent.discount, kl_weight=kl_weight, memory_frames=memory_frames
+    )
     every = max(1, steps // 20)
 
     def report(update: Update) -> None:

@@ -23,13 +23,17 @@ HEAD_WIDTH = 128
 
 
 class ActorCritic(nn.Module):
-    """`prior` [actions, dim] and `worth` [reward bins, dim] are the model's own weights for its agent's answers."""
+    """`prior` [actions, dim] and `worth` [reward bins, dim] are the model's own weights for its agent's answers.
+
+    `memory_frames` is how far back it has learnt to look; 0 is as far as the agent does.
+    """
 
     prior: Tensor
     worth: Tensor
 
-    def __init__(self, prior: Tensor, worth: Tensor) -> None:
+    def __init__(self, prior: Tensor, worth: Tensor, memory_frames: int = 0) -> None:
         super().__init__()
+        self.memory_frames = memory_frames
         self.register_buffer("prior", prior.clone())
         self.register_buffer("worth", worth.clone())
         self.actor, self.critic = _added(*prior.shape), _added(*worth.shape)
@@ -56,6 +60,8 @@ class LearntPolicy:
     @torch.no_grad()
     def probabilities(self, states: Sequence[WorldState]) -> np.ndarray:
         """float64 [states, actions]."""
+        if memory := self._heads.memory_frames:
+            states = [state.recent(memory) for state in states]
         return self._heads.action_logits(self._agent.features(states)).double().softmax(dim=-1).cpu().numpy()
 
 
@@ -68,7 +74,8 @@ def save_heads(loaded: LoadedRun, heads: ActorCritic) -> Path:
     """Beside the run, with the stage and step of the model that they sit on."""
     path = heads_file(loaded)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in heads.state_dict().items()}
-    write_atomically(path, save(tensors, {"stage": loaded.stage, "step": str(loaded.step)}))
+    about = {"stage": loaded.stage, "step": str(loaded.step), "memory_frames": str(heads.memory_frames)}
+    write_atomically(path, save(tensors, about))
     return path
 
 
@@ -88,7 +95,7 @@ def load_heads(loaded: LoadedRun) -> ActorCritic:
             f"{path} was learnt in stage '{about.get('stage')}' at step {about.get('step')} and this is "
             f"'{loaded.stage}' at step {loaded.step}: run `unimodel world learn {loaded.run.path}` again"
         )
-    heads = ActorCritic(tensors["prior"], tensors["worth"])
+    heads = ActorCritic(tensors["prior"], tensors["worth"], int(about["memory_frames"]))
     heads.load_state_dict(tensors)
     return heads.to(loaded.device).eval()
 

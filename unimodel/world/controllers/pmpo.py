@@ -36,16 +36,18 @@ class PmpoSettings:
     trace          lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a roll
     bad_weight     alpha: weight of actions that turned out worse than expected; 1 - alpha of those that did not
     kl_weight      beta: how strongly the actor is held to the recorded players
+    memory_frames  that the imagined worlds remember, and so the actor; 0 is all
     """
 
-    steps: int = 200
+    steps: int = 1000
     rolls: int = 64
     horizon_steps: int = 16
     discount: float = 0.95
     trace: float = 0.95
     bad_weight: float = 0.5
-    kl_weight: float = 0.3
-    learning_rate: float = 1e-3
+    kl_weight: float = 0.1
+    learning_rate: float = 3e-3
+    memory_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def learn_in_imagination(
     """Heads that have learnt from rolls that begin at some of `starts`. A pure function of its arguments."""
     with torch.random.fork_rng():
         torch.manual_seed(keyed_number("pmpo heads", seed) >> 1)
-        heads = ActorCritic(*agent.head_weights).to(agent.head_weights[0].device)
+        heads = ActorCritic(*agent.head_weights, settings.memory_frames).to(agent.head_weights[0].device)
     optimizer = torch.optim.Adam(heads.parameters(), settings.learning_rate)
     features = _Features(agent)
     rng = keyed_generator("pmpo", seed)
