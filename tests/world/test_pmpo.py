@@ -19,9 +19,10 @@ from toy_run import make_toy_run
 from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.training.loaded_run import load_run
 from unimodel.world.agent import Agent
-from unimodel.world.controllers.actor_critic import ActorCritic, heads_file, load_heads, save_heads
+from unimodel.world.controllers.actor_critic import ActorCritic, LearntPolicy, heads_file, load_heads, save_heads
 from unimodel.world.controllers.pmpo import PmpoSettings, Update, lambda_returns, learn_in_imagination, two_hot
 from unimodel.world.imagination import Choose, Rolled
+from unimodel.world.starts import Starts
 from unimodel.world.state import WorldState
 
 LENGTH = 4
@@ -116,7 +117,7 @@ def test_what_was_learnt_is_kept_beside_the_weights_it_sits_on(tmp_path: Path) -
     run = make_toy_run(tmp_path).path
     with pytest.raises(FileNotFoundError, match="no policy was learnt in imagination: run `unimodel world learn"):
         load_heads(load_run(run))
-    options = "--steps 2 --rolls 3 --horizon 2"
+    options = "--steps 2 --rolls 3 --horizon 2 --memory-frames 1"
     result = command("world", "learn", str(run), *options.split())
     assert result.returncode == 0, result.stderr
     assert "update     2" in result.stdout and "imagined.safetensors" in result.stdout
@@ -125,6 +126,13 @@ def test_what_was_learnt_is_kept_beside_the_weights_it_sits_on(tmp_path: Path) -
     for ours, models in zip((heads.prior, heads.worth), Agent(loaded).head_weights, strict=True):
         assert torch.equal(ours, models)
     assert any(parameter.any() for parameter in heads.actor[-1].parameters())
+    # It learnt in worlds that remember a frame: it looks at no more.
+    past = Starts(loaded, "test", frames=4)[0].state
+    assert len(past.frames) == 4
+    agent = Agent(loaded)
+    ours = LearntPolicy(agent, heads).probabilities([past, past.recent(1)])
+    np.testing.assert_allclose(ours[0], ours[1], atol=1e-6)
+    assert np.abs(np.subtract(*agent.probabilities([past, past.recent(1)]))).max() > 1e-3
     save_heads(replace(loaded, step=3), heads)
     with pytest.raises(ValueError, match="at step 3 and this is 'interactive' at step 4"):
         load_heads(loaded)
