@@ -69,6 +69,30 @@ def test_a_judge_tells_what_comes_after_a_plan_unless_it_is_over() -> None:
     assert plan_returns(Corridor(2), START, np.array([[1, 1]]), 0.5, Place())[0] == 0.5
 
 
+def test_a_judge_is_asked_once_for_a_state_that_comes_again() -> None:
+    class Known(Corridor):
+        """The same object at the same place, as a table has it."""
+
+        places = [replace(START, frames=np.full((1, 1, 1), at)) for at in range(9)]
+
+        def step(self, state: WorldState, action: int) -> WorldState:
+            return self.places[int(super().step(state, action).frames[-1, 0, 0])]
+
+    class Listening:
+        asked: list[int] = []
+
+        def values(self, states: Sequence[WorldState]) -> np.ndarray:
+            places = [int(state.frames[-1, 0, 0]) for state in states]
+            self.asked += places
+            return np.array(places, dtype=np.float64)
+
+    corridor = Known(99)
+    planner = Planner(corridor, PlanSettings(horizon_steps=4, plans=200), Listening())
+    planner.begin(0)
+    assert [planner.act(corridor.places[at]) for at in (0, 1, 2)] == [1, 1, 1], "on to where more is to be had"
+    assert sorted(Listening.asked) == list(range(7))
+
+
 def test_the_cross_entropy_method_finds_what_random_shooting_does_not() -> None:
     """The best of as many plans: fitting finds nearly the shortest way, shooting hardly any."""
     corridor = Corridor(8)

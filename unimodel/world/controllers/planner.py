@@ -16,6 +16,9 @@ from data_pipelines.stream.randomness import keyed_generator
 from unimodel.world.imagination import Imagination
 from unimodel.world.state import WorldState
 
+KNOWN_STATES = 20_000
+"""Whose values are kept for the next plans."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
@@ -55,7 +58,8 @@ class Planner:
     """A controller that plans. A `judge` tells what there is to get after the end of a plan; else that is nothing."""
 
     def __init__(self, imagination: Imagination, settings: PlanSettings, judge: Judge | None = None) -> None:
-        self._imagination, self._settings, self._judge = imagination, settings, judge
+        self._imagination, self._settings = imagination, settings
+        self._judge = judge and _AskedOnce(judge)
         self.begin(0)
 
     def begin(self, seed: int) -> None:
@@ -104,6 +108,23 @@ def plan_returns(
         worth = dict(zip(last, judge.values(list(last.values())), strict=True))
         returns += discount**steps * rolled.going[:, -1] * [worth[id(end)] for end in rolled.states[-1]]
     return returns[of_plan]
+
+
+class _AskedOnce:
+    """A judge's values, known from the first time that they were asked for: a table's states come again and again as
+    the same objects."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._known: dict[int, tuple[WorldState, float]] = {}
+
+    def values(self, states: Sequence[WorldState]) -> np.ndarray:
+        if len(self._known) > KNOWN_STATES:
+            self._known.clear()
+        new = [state for state in states if id(state) not in self._known]
+        if new:
+            self._known |= {id(s): (s, worth) for s, worth in zip(new, self._judge.values(new).tolist(), strict=True)}
+        return np.array([self._known[id(state)][1] for state in states])
 
 
 def _draw(chances: np.ndarray, plans: int, rng: np.random.Generator) -> np.ndarray:
