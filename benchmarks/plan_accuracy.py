@@ -1,7 +1,8 @@
-"""Peak memory and step time of `unimodel plan` beside those of runs, at three sizes.
+"""Peak memory and step time of `unimodel plan` beside those of runs, at several sizes, on this CPU or its GPU.
 
 Every run is `unimodel train` in a process of its own on real recorded episodes; its peak memory is the kernel's
-(`ru_maxrss`), its step time the median of timing.jsonl after the first steps.
+(`ru_maxrss`), on a GPU what nvidia-smi sees in use (five times a second); its step time the median of timing.jsonl
+after the first steps.
 
 Run: python benchmarks/plan_accuracy.py [FOLDER]   (FOLDER keeps the recorded data between runs)
 """
@@ -14,7 +15,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+import torch
+
+from unimodel.planning.hardware import GPUS
 
 SIZES = {
     "10M": {"num_layers": 6, "hidden_size": 320, "num_heads": 5, "num_key_value_heads": 5, "intermediate_size": 960},
@@ -27,11 +35,31 @@ SIZES = {
         "intermediate_size": 2816,
     },
 }
+GPU_SIZES = {
+    "0.3B": {
+        "num_layers": 22,
+        "hidden_size": 1024,
+        "num_heads": 16,
+        "num_key_value_heads": 16,
+        "intermediate_size": 2816,
+    },
+    "1.1B": {
+        "num_layers": 28,
+        "hidden_size": 1792,
+        "num_heads": 28,
+        "num_key_value_heads": 28,
+        "intermediate_size": 4736,
+    },
+}
+GPU_ROWS, CPU_ROWS = 64, 4
 CASES = {
     "zero 0": ["engine.zero=0"],
     "zero 2, checkpointing": ["engine.zero=2", "engine.activation_checkpointing=true"],
 }
 STEPS, WARM_STEPS = 10, 3
+GPU = next((name for name in GPUS if torch.cuda.is_available() and name.upper() in torch.cuda.get_device_name()), None)
+"""The plan's name for this machine's."""
+PRECISION = ["engine.precision=bf16"] if GPU else []
 MEASURE = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:]).returncode
@@ -54,7 +82,7 @@ stages:
   masked:
     number: 1
     steps: {steps}
-    batch: {{rows: 4, row_tokens: 968}}
+    batch: {{rows: {rows}, row_tokens: 968}}
     mixture: [{{sequence: clip, objective: masked, frames: 6}}]
     objectives: {{masked: {{kind: masked}}}}
 """
@@ -68,16 +96,42 @@ def unimodel(*arguments: str) -> str:
     return done.stdout
 
 
+def gpu_bytes() -> int:
+    """In use on the first GPU, by anybody."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    return int(subprocess.run(command, text=True, capture_output=True, check=True).stdout) << 20
+
+
+@contextmanager
+def peak_gpu_bytes() -> Iterator[list[int]]:
+    """What comes to be in use meanwhile, at its most: the one number of the list, afterwards."""
+    before, ended, peak = gpu_bytes(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            peak[0] = max(peak[0], gpu_bytes() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
+
+
 def measure(config: Path, overrides: list[str], run: Path) -> tuple[float, float]:
     """(peak bytes, seconds of a step) of a run of its own."""
-    peak = int(unimodel("train", str(config), *overrides).splitlines()[-1])
+    with peak_gpu_bytes() if GPU else nullcontext([0]) as peak:
+        on_host = int(unimodel("train", str(config), *overrides).splitlines()[-1])
     steps = [json.loads(line)["seconds"] for line in (run / "timing.jsonl").read_text().splitlines()]
-    return peak, statistics.median(steps[WARM_STEPS:])
+    return peak[0] if GPU else on_host, statistics.median(steps[WARM_STEPS:])
 
 
 def planned(config: Path, overrides: list[str]) -> tuple[float, float]:
     """The same two of the plan for this machine, as configured."""
-    lines = unimodel("plan", str(config), "--gpus", "1", "--gpu", "cpu", "--json", *overrides).splitlines()
+    device = GPU or "cpu"
+    lines = unimodel("plan", str(config), "--gpus", "1", "--gpu", device, "--json", *overrides).splitlines()
     stage = json.loads("\n".join(lines[:-1]))["as_configured"]["stages"][0]
     return stage["memory"]["total"], stage["time"]["total"]
 
@@ -86,13 +140,13 @@ def main() -> None:
     keep = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     keep.mkdir(parents=True, exist_ok=True)
     config = keep / "plan.yaml"
-    config.write_text(CONFIG.format(folder=keep, steps=STEPS))
+    config.write_text(CONFIG.format(folder=keep, steps=STEPS, rows=GPU_ROWS if GPU else CPU_ROWS))
     unimodel("data", "record", str(config))
     unimodel("tokenizer", "train", str(config))
     unimodel("data", "tokenize", str(config))
     base = keep / "runs" / "plan"
     print(f"{'':36} memory planned / measured     step planned / measured")
-    for size, values in SIZES.items():
+    for size, values in (GPU_SIZES if GPU else SIZES).items():
         for case, engine in CASES.items():
             name = f"{size}-{case.replace(', ', '-').replace(' ', '')}"
             run = keep / "runs" / name
@@ -100,7 +154,7 @@ def main() -> None:
             run.mkdir()
             for part in ("tokenizers", "tokens"):
                 (run / part).symlink_to(base / part)
-            sets = [f"name={name}", *engine, *(f"backbone.{key}={value}" for key, value in values.items())]
+            sets = [f"name={name}", *engine, *PRECISION, *(f"backbone.{key}={value}" for key, value in values.items())]
             overrides = [part for one in sets for part in ("--set", one)]
             memory, seconds = planned(config, overrides)
             peak, step = measure(config, overrides, run)

@@ -25,6 +25,9 @@ def play_command(  # noqa: PLR0913 - one parameter per option
     fps: Annotated[float, typer.Option(help="Steps a second, in real time.")] = 10.0,
     passes: Annotated[int, typer.Option(help="Refinement passes of a frame; fewer where time is short.")] = 4,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Most clients at once.")] = 8,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="With torch.compile: for a GPU; first frames take half a minute.")
+    ] = False,
 ) -> None:
     """Play in a trained world with the browser, the real environment beside it (docs/play.md)."""
     from data_pipelines.extras import load_extra
@@ -36,7 +39,7 @@ def play_command(  # noqa: PLR0913 - one parameter per option
     from unimodel.world.play.settings import Limits, PlaySettings
 
     address = Address.chosen(host, port, token, exposed=expose)
-    settings = PlaySettings(fps, passes, Limits(max_clients=clients))
+    settings = PlaySettings(fps, passes, Limits(max_clients=clients), compiled)
     stages = [(run, playable_stage(run, stage))]
     if compare is not None:
         stages.append((compare, playable_stage(compare, None)))

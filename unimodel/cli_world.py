@@ -20,6 +20,7 @@ def world_bench(
     worlds: Annotated[int, typer.Option(min=1, help="Stepped together, in one batch.")] = 1,
     frames: Annotated[int, typer.Option(min=10, help="Steps that each figure is measured over.")] = 100,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; else as many as torch takes.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="With torch.compile: for a GPU.")] = False,
 ) -> None:
     """Measure how fast this machine steps a world: frames/s, p50 and p95, and the milliseconds of every part."""
     import torch
@@ -30,7 +31,7 @@ def world_bench(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    for what, speed in bench(load_run(run), worlds, frames):
+    for what, speed in bench(load_run(run), worlds, frames, compiled):
         say(f"{what:45} {speed}")
 
 

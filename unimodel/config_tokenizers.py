@@ -47,7 +47,27 @@ class AudioTokenizerConfig(Settings):
     learning_rate: PositiveFloat = 2e-3
 
 
+class LatentActionConfig(Settings):
+    """Inferred actions: one code for what happened between two pictures, for films whose actions nobody knows.
+
+    They are tokens of their own, after those of the known actions."""
+
+    patch_pixels: PositiveInt = 8
+    """Pixels per side of the patches that it looks at."""
+    num_codes: PositiveInt = 8
+    """Few, or a code tells how the picture looks instead of what was done."""
+    width: PositiveInt = 48
+    steps: PositiveInt = 1600
+    batch_pairs: PositiveInt = 32
+    learning_rate: PositiveFloat = 3e-3
+    replace_known: bool = False
+    """Infer the actions of played episodes too, as if nobody knew them: to measure what codes are worth beside the real
+    ones (docs/evaluation.md)."""
+
+
 class TokenizersConfig(Settings):
     text: TextTokenizerConfig = TextTokenizerConfig()
     image: ImageTokenizerConfig = ImageTokenizerConfig()
     audio: AudioTokenizerConfig = AudioTokenizerConfig()
+    latent_action: LatentActionConfig | None = None
+    """None leaves films without actions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from unimodel.sampling.text import describe_images
 from unimodel.tokenizers.text import encode_text
 from unimodel.tokenizers.tokenised_shards import decode_tokenised
 from unimodel.training.loaded_run import LoadedRun
-from unimodel.world.rollout import roll_out
+from unimodel.world.rollout import require_actions, roll_out
 from unimodel.world.state import WorldState
 
 ENLARGEMENT = 4
@@ -68,7 +69,9 @@ def frames_from_actions(loaded: LoadedRun, actions: list[str], episode: int, see
     reader = ShardReader(loaded.run.tokens_of(EPISODES, "validation"))
     if not 0 <= episode < len(reader):
         raise ValueError(f"episode {episode} does not exist: the run has held-out episodes 0 to {len(reader) - 1}")
-    names = read_manifest(join(loaded.config.data.folder, "validation")).metadata["action_names"]
+    require_actions(loaded)
+    known = read_manifest(join(loaded.config.data.folder, "validation")).metadata.get("action_names", [])
+    names = loaded.bundle.action_names(known)
     numbers = [_action_number(action, names) for action in actions]
     start = decode_tokenised(*reader.read(episode))
     world = WorldState(start.mission, start.frames[:1], start.actions[:0])
@@ -76,7 +79,7 @@ def frames_from_actions(loaded: LoadedRun, actions: list[str], episode: int, see
     return loaded.bundle.image.decode(rolled[0].frames)
 
 
-def _action_number(action: str, names: list[str]) -> int:
+def _action_number(action: str, names: Sequence[str]) -> int:
     if action in names:
         return names.index(action)
     if action.isdigit() and int(action) < len(names):

@@ -53,6 +53,11 @@ class RunFolder:
         return self.tokenizers / "audio"
 
     @property
+    def latent_actions(self) -> Path:
+        """Absent when the run infers none."""
+        return self.tokenizers / "latent_action"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

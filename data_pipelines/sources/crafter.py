@@ -16,18 +16,21 @@ import numpy as np
 
 from data_pipelines.extras import load_extra
 
+PICTURE = (72, 72, 3)
+"""Cells of 8 x 8 pixels: a picture whose cells are an image tokenizer's patches takes few codes."""
 FACING = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 class Crafter(gymnasium.Env[np.ndarray, np.int64]):
-    """A survival world of 64 x 64 cells, seen from above; 17 actions, 22 achievements."""
+    """A survival world of 64 x 64 cells, seen from above; 17 actions, 22 achievements. Of the 9 x 9 cells in view, two
+    rows are what the player carries."""
 
-    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    observation_space = gymnasium.spaces.Box(0, 255, PICTURE, np.uint8)
     mission = "survive"
 
     def __init__(self) -> None:
         self._crafter = load_extra("crafter", "envs", "Crafter-v1")
-        self._world: Any = self._crafter.Env()
+        self._world: Any = self._crafter.Env(size=PICTURE[:2])
         self.action_space = gymnasium.spaces.Discrete(len(self._world.action_names))
 
     @property
@@ -44,7 +47,7 @@ class Crafter(gymnasium.Env[np.ndarray, np.int64]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """A new world; the same one for the same seed."""
         super().reset(seed=seed)
-        self._world = self._crafter.Env(seed=int(self.np_random.integers(2**31)))
+        self._world = self._crafter.Env(size=PICTURE[:2], seed=int(self.np_random.integers(2**31)))
         return self._world.reset(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

@@ -24,6 +24,7 @@ PNG_COMPRESS_LEVEL = 6
 """zlib level of the strip. Measured on 64x64 MiniGrid frames, 12 per strip: level 1 gives 346 bytes a frame, level 6
 gives 164 in 1.2x its time (1.0 ms a strip), level 9 gives 145 in 4.6x its time."""
 
+UNKNOWN_ACTION = -1
 ARRAY_FIELDS = ("actions", "rewards", "done", "poses")
 RECORD_AGAIN = "run `unimodel data verify DIR` to list all damage, delete the damaged shard and record again"
 
@@ -41,7 +42,7 @@ class Episode:
 
     key          name of the sample in the shards; no dot, no slash
     frames       uint8 [T+1, height, width, 3], RGB
-    actions      int64 [T], 0 .. num_actions - 1
+    actions      int64 [T], 0 .. num_actions - 1; UNKNOWN_ACTION where nobody knows
     rewards      float32 [T]; nan where nobody told them
     done         bool [T], the environment terminated (a time limit is not done)
     poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up), or float64, x and y
@@ -50,7 +51,7 @@ class Episode:
     captions     T+1 descriptions, one per frame; "" where there is none
     environment  gymnasium id; "" when the episode cannot be replayed
     seed         the environment's reset seed: with it and `actions` the episode can be replayed exactly
-    num_actions  size of the environment's action space
+    num_actions  size of the environment's action space; 0 where nobody knows what was done
     audio        float32 [samples, channels], equally many samples for every frame; none in a silent world
     audio_rate   samples per second
     policy       who acted; "" when nobody told
@@ -95,7 +96,8 @@ class Episode:
                 )
         if len(self.captions) != steps + 1:
             raise ValueError(f"episode {self.key}: {len(self.captions)} captions for {steps + 1} frames")
-        if steps and not (0 <= self.actions.min() and self.actions.max() < self.num_actions):
+        least = 0 if self.num_actions else UNKNOWN_ACTION
+        if steps and not (least <= self.actions.min() and self.actions.max() < self.num_actions):
             raise ValueError(f"episode {self.key}: actions go outside 0..{self.num_actions - 1}")
         if [event.step for event in self.events] != sorted(e.step for e in self.events if 0 <= e.step < steps):
             raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.episode import Episode, Event, decode_episode, silence, sound_of
+from data_pipelines.sources.episode import UNKNOWN_ACTION, Episode, Event, decode_episode, silence, sound_of
 from data_pipelines.sources.fields import (
     ACTIONS_FIELD,
     PICTURE_FIELDS,
@@ -27,7 +27,6 @@ from data_pipelines.sources.fields import (
 )
 from data_pipelines.sources.picture import decode_picture
 
-UNKNOWN_ACTION = -1
 MAX_FRAMES = 1 << 16
 
 
@@ -105,6 +104,31 @@ def sample_of(episode: Episode) -> Sample:
         done=episode.done,
         num_actions=episode.num_actions,
         events=episode.events,
+    )
+
+
+def decode_watched(key: str, fields: Mapping[str, bytes]) -> Episode:
+    """An episode as it is, and a film as an episode that no environment plays and whose actions nobody knows.
+
+    Raises ValueError naming the sample for what is neither.
+    """
+    if ACTIONS_FIELD in fields:
+        return decode_episode(key, dict(fields))
+    film = decode_sample(key, fields)
+    if not film.frames.size:
+        raise ValueError(f"sample {key}: neither an episode nor a film: its fields are {', '.join(sorted(fields))}")
+    return Episode(
+        key=key,
+        frames=film.frames,
+        actions=film.actions,
+        rewards=film.rewards,
+        done=film.done,
+        poses=np.zeros((film.num_frames, 0), dtype=np.int64),
+        mission=film.mission,
+        captions=film.captions * film.num_frames,
+        environment="",
+        seed=0,
+        num_actions=0,
     )
 
 

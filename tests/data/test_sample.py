@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.sources.sample import UNKNOWN_ACTION, decode_sample, squared
+from data_pipelines.sources.sample import UNKNOWN_ACTION, decode_sample, decode_watched, squared
 from data_pipelines.sources.sound import decode_sound, encode_flac, to_pcm
 
 TONE = (np.sin(np.arange(8000) / 7) / 2).astype(np.float32)[:, None]
@@ -131,3 +131,14 @@ def test_pictures_are_cut_to_the_middle_square() -> None:
     assert squared(same, 4) is same
     nothing = np.zeros((1, 0, 0, 3), dtype=np.uint8)
     assert squared(nothing, 4) is nothing
+
+
+def test_a_film_is_watched_as_an_episode_that_nobody_plays() -> None:
+    strip, png = picture(12, 5)
+    film = {"frames.png": png, "json": b'{"num_frames": 3, "frames_per_second": 2.0, "caption": "a walk"}'}
+    episode = decode_watched("k", film)
+    assert (episode.frames == strip.reshape(3, 4, 5, 3)).all() and episode.captions == ("a walk",) * 3
+    assert episode.actions.tolist() == [UNKNOWN_ACTION] * 2 and np.isnan(episode.rewards).all()
+    assert episode.environment == "" and episode.num_actions == 0
+    with pytest.raises(ValueError, match="sample k: neither an episode nor a film"):
+        decode_watched("k", {"txt": b"words"})

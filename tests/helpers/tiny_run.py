@@ -208,7 +208,8 @@ def _signals_restored() -> Iterator[None]:
 def environment() -> dict[str, str]:
     """This process's, less what a launcher (or a training in this process) has set."""
     kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "COLUMNS": "200"}
 
 
 def start(*arguments: str, ranks: int = 1, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:

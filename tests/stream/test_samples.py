@@ -204,13 +204,14 @@ def test_large_batches_cross_and_leave_nothing_behind(folder: Path) -> None:
     others = multiprocessing.active_children()
     source = SampleStream(ShardReader(folder), large, SampleSettings(BATCH, workers=2))
     open_files = []
-    for _ in range(8):
+    for _ in range(12):
         batch = next(source)
         assert batch.samples["ones"].shape == (BATCH, (1 << 22) + 1) and bool(batch.samples["ones"].all())
         del batch
         open_files.append(open_file_count())
     source.close()
-    assert open_files[-1] == open_files[0] > open_file_count()
+    # What workers have handed over meanwhile is open too, two at most; files that stayed would be eleven.
+    assert open_files[-1] <= open_files[0] + 2 and open_files[0] > open_file_count()
     assert multiprocessing.active_children() == others
     assert "memfd:batch" not in Path("/proc/self/maps").read_text()
 

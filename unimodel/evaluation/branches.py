@@ -14,6 +14,7 @@ from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes, ratio
 from unimodel.evaluation.table import Row, rounded
+from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import roll_out
@@ -32,6 +33,7 @@ class Branching:
     step      of the episode: `world` has so many actions behind it
     frames    uint8 [actions, height, width, 3]: the real next frames
     classes   int [actions]
+    told      int [actions]: the action token that says so to the model; where actions are inferred, that of the outcome
     tried     int [classes]: one action of each class, drawn by the episode's key
     """
 
@@ -39,6 +41,7 @@ class Branching:
     world: WorldState
     frames: np.ndarray
     classes: np.ndarray
+    told: np.ndarray
     tried: np.ndarray
 
     @property
@@ -56,8 +59,10 @@ class Branched:
     pictures: np.ndarray
 
 
-def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int) -> Branching:
+def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int, bundle: TokenizerBundle) -> Branching:
     """A state of the episode, drawn by its key. Raises ValueError when its environment cannot be brought there."""
+    if not episode.environment:
+        raise ValueError("the episodes come from elsewhere: no environment tells what else could have happened")
     rng = keyed_generator("evaluate branches", episode.key)
     at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
     before = episode.actions[:at].tolist()
@@ -65,7 +70,13 @@ def branching_state(episode: Episode, tokens: TokenisedEpisode, image_size: int)
     classes = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)[1].ravel()
     tried = [int(rng.choice(np.flatnonzero(classes == kind))) for kind in range(classes.max() + 1)]
     world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)
-    return Branching(at, world, frames, classes, np.array(tried))
+    return Branching(at, world, frames, classes, _told(bundle, episode.frames[at], frames), np.array(tried))
+
+
+def _told(bundle: TokenizerBundle, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    if bundle.latent_action is None or bundle.knows_real_actions:
+        return np.arange(len(after))
+    return bundle.first_latent_action + bundle.latent_action.codes_to(before, after)
 
 
 def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
@@ -78,13 +89,13 @@ def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
     for episode, tokens in zip(held_out.episodes, held_out.tokens, strict=True):
         if len(states) == most:
             break
-        state = branching_state(episode, tokens, size)
+        state = branching_state(episode, tokens, size, loaded.bundle)
         if len(state.tried) > 1:
             states.append(state)
     if not states:
         return []
     worlds = [state.world for state in states for _ in state.tried]
-    stepped = roll_out(loaded, worlds, np.concatenate([state.tried for state in states])[:, None])
+    stepped = roll_out(loaded, worlds, np.concatenate([state.told[state.tried] for state in states])[:, None])
     codes = np.stack([world.frames[-1] for world in stepped])
     stops = np.cumsum([len(state.tried) for state in states])[:-1]
     decoded = np.split(loaded.bundle.image.decode(codes), stops)

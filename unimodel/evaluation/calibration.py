@@ -29,12 +29,13 @@ def pair_after_own_frames(rollouts: Sequence[Rollout]) -> list[Pair]:
 
 
 def pair_after_real_frames(loaded: LoadedRun, episodes: Sequence[TokenisedEpisode]) -> list[Pair]:
-    """Of every step of the episodes, after its real frame.
+    """Of every step of the episodes whose outcomes somebody told, after its real frame.
 
     Windows as the model was trained on follow each other and share a frame; in each, all outcomes are hidden and asked
     for at once. That is what `Worlds.outcomes` gives after the same frames, for half of its tokens.
     """
     entry = world_entry(loaded)
+    episodes = [episode for episode in episodes if not np.isnan(episode.rewards).any()]
     vocabulary, asked, owners, kinds = loaded.bundle.vocabulary, [], [], []
     for number, episode in enumerate(episodes):
         for start in range(0, episode.num_frames - 1, entry.frames - 1):
@@ -70,7 +71,7 @@ def evaluate_calibration(pairs: Sequence[Pair], after: str, stage: str) -> list[
         ECE            sum over 10 bins of p of share * |mean p - mean y| (Guo et al. 2017, arXiv 1706.04599, eq. 3);
                        no baseline, since a constant has no such error and yet says nothing
     """
-    pairs = [pair for pair in pairs if not np.isnan(pair[1].rewards).any()]
+    pairs = _told(pairs)
     steps = np.array([len(happened.over) for _, happened in pairs])
     rows: list[Row] = []
     over = np.concatenate([happened.over for _, happened in pairs] or [np.zeros(0)])
@@ -91,7 +92,7 @@ def evaluate_calibration(pairs: Sequence[Pair], after: str, stage: str) -> list[
 
 def reliability(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Of every tenth of the probability of the end: how many steps, the mean that was said and the share that ended."""
-    steps, said, ended = (table.sum(axis=1) for table in _bins(pairs))
+    steps, said, ended = (table.sum(axis=1) for table in _bins(_told(pairs)))
     return [
         {"steps": int(n), "said": round(float(p / n), 4), "ended": round(float(y / n), 4)}
         for n, p, y in zip(steps, said, ended, strict=True)
@@ -108,6 +109,11 @@ def calibration_error(pairs: Sequence[Pair]) -> Estimate:
         return np.abs(p - y).sum(axis=0) / n.sum(axis=0)
 
     return over_episodes(of_episodes, np.arange(len(pairs)))
+
+
+def _told(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those whose outcomes somebody told."""
+    return [pair for pair in pairs if not np.isnan(pair[1].rewards).any()]
 
 
 def _bins(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

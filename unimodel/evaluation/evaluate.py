@@ -11,6 +11,7 @@ from unimodel.evaluation.findings import Findings
 from unimodel.evaluation.finished import evaluation_state
 from unimodel.evaluation.held_out import HeldOut, Split, load_held_out
 from unimodel.evaluation.interaction import evaluate_interaction
+from unimodel.evaluation.latent_actions import evaluate_latent_actions
 from unimodel.evaluation.representation import (
     evaluate_actions,
     evaluate_image_to_text,
@@ -40,6 +41,8 @@ def evaluate(path: Path, split: Split) -> None:
     findings = Findings()
     rows, codebook = evaluate_tokenizer(bundle.image, held_out)
     findings.add(rows)
+    if bundle.latent_action is not None:
+        findings.add(*evaluate_latent_actions(bundle.latent_action, held_out))
     for stage, skills in _last_taught(config, state["stages"]).items():
         _evaluate_stage(path, stage, skills, held_out, findings)
     results = findings.to_dict()

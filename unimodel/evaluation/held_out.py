@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import join
-from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.episode import UNKNOWN_ACTION, Episode
 from unimodel.config import EPISODES, RunConfig
 from unimodel.run_folder import RunFolder
 from unimodel.tokenizers.prepare import read_episodes
@@ -30,7 +30,7 @@ class HeldOut:
     episodes: list[Episode]
     tokens: list[TokenisedEpisode]
     most_frequent: dict[Modality, int]
-    """Modality -> id."""
+    """Modality -> id; none of actions where nobody knows them."""
 
 
 def load_held_out(config: RunConfig, run: RunFolder, split: Split, vocabulary: Vocabulary, eos_id: int) -> HeldOut:
@@ -49,8 +49,11 @@ def _most_frequent(episodes: list[TokenisedEpisode], vocabulary: Vocabulary, eos
     text = np.concatenate([*captions, np.full(len(captions), eos_id)])
     image = np.concatenate([episode.frames.ravel() for episode in episodes])
     actions = np.concatenate([episode.actions for episode in episodes])
-    return {
+    known = actions[actions != UNKNOWN_ACTION]
+    most_frequent = {
         Modality.TEXT: int(np.bincount(text).argmax()),
         Modality.IMAGE: int(np.bincount(image).argmax()) + vocabulary.range_of(Modality.IMAGE).start,
-        Modality.ACTION: int(np.bincount(actions).argmax()) + vocabulary.range_of(Modality.ACTION).start,
     }
+    if known.size:
+        most_frequent[Modality.ACTION] = int(np.bincount(known).argmax()) + vocabulary.range_of(Modality.ACTION).start
+    return most_frequent

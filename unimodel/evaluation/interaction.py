@@ -53,5 +53,5 @@ def _add_branches(findings: Findings, loaded: LoadedRun, held_out: HeldOut) -> N
         return
     rows, details, findings.branches = evaluate_branches(branched, loaded.stage)
     findings.add(rows, details)
-    if "actions" in loaded.config.stages[loaded.stage].skills:
+    if "actions" in loaded.config.stages[loaded.stage].skills and loaded.bundle.knows_real_actions:
         findings.add(*evaluate_actions_read(loaded, branched))

@@ -28,15 +28,16 @@ def roll_other_actions(loaded: LoadedRun, held_out: HeldOut) -> dict[str, np.nda
     chosen = [
         (real, tokens)
         for real, tokens in zip(held_out.episodes, held_out.tokens, strict=True)
-        if tokens.num_frames >= CONTEXT_FRAMES + steps and real.num_actions > 1
+        if tokens.num_frames >= CONTEXT_FRAMES + steps and len(loaded.bundle.alternatives(real.num_actions)) > 1
     ][:MOST_EPISODES]
     if not chosen:
         return {}
     actions = []
     for real, tokens in chosen:
         true = actions_from_start(tokens, steps)
-        away = keyed_generator("evaluate other actions", real.key).integers(1, real.num_actions, size=steps)
-        actions.append((true + away) % real.num_actions)
+        possible = loaded.bundle.alternatives(real.num_actions)
+        away = keyed_generator("evaluate other actions", real.key).integers(1, len(possible), size=steps)
+        actions.append(possible.start + (true - possible.start + away) % len(possible))
     rolled = roll_out(loaded, [start_of(tokens) for _, tokens in chosen], np.stack(actions))
     codes = np.concatenate([world.frames[CONTEXT_FRAMES:] for world in rolled])
     pictures = np.split(loaded.bundle.image.decode(codes), len(chosen))

@@ -88,8 +88,10 @@ class _Materials:
             self._held_out = load_held_out(self.config, run, "test", bundle.vocabulary, eos_id)
         return self._held_out
 
-    def action_names(self) -> list[str]:
-        return read_manifest(join(self.config.data.folder, "test")).metadata["action_names"]
+    def action_names(self) -> tuple[str, ...]:
+        """Of the action tokens."""
+        known = read_manifest(join(self.config.data.folder, "test")).metadata.get("action_names", [])
+        return self.bundle().action_names(known)
 
     def model_of(self, sequence: str) -> LoadedRun:
         """The last finished stage that was trained on `sequence`."""

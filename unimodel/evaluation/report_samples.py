@@ -120,27 +120,28 @@ def counterfactual(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[
     """One real state, and the next frame of every action: the world's and the model's."""
     number, state = _branching_state(loaded, held_out)
     episode, real, classes = held_out.episodes[number], state.frames, state.classes
-    stepped = roll_out(loaded, [state.world] * len(real), np.arange(len(real))[:, None])
+    names = tuple(action_names[int(token)] for token in state.told)
+    stepped = roll_out(loaded, [state.world] * len(real), state.told[:, None])
     decoded = loaded.bundle.image.decode(np.stack([world.frames[-1] for world in stepped]))
     made = []
     for action, frame in enumerate(decoded):
         nearest = int(np.argmin(np.mean((real.astype(np.float64) - frame) ** 2, axis=(1, 2, 3))))
         right = bool(classes[nearest] == classes[action])
-        note = "obeys" if right else f"looks like {action_names[nearest]}"
-        made.append(picture(frame, f"Generated frame after {action_names[action]}", note, right))
-    truth = tuple(picture(frame, f"Real frame after {name}") for frame, name in zip(real, action_names, strict=True))
+        note = "obeys" if right else f"looks like {names[nearest]}"
+        made.append(picture(frame, f"Generated frame after {names[action]}", note, right))
+    truth = tuple(picture(frame, f"Real frame after {name}") for frame, name in zip(real, names, strict=True))
     title = f"{episode.key}, step {state.step}: {episode.mission}"
     before = picture(
         episode.frames[state.step], f"The state before the action: {episode.key}, step {state.step}", "the state"
     )
-    return before, Film(title, tuple(action_names), truth, tuple(made))
+    return before, Film(title, names, truth, tuple(made))
 
 
 def _branching_state(loaded: LoadedRun, held_out: HeldOut) -> tuple[int, Branching]:
     """(episode, its state): the one with most outcomes, the first of these."""
     size = loaded.config.data.recording.image_size
     some = zip(held_out.episodes[:BRANCH_EPISODES], held_out.tokens[:BRANCH_EPISODES], strict=True)
-    states = [branching_state(episode, tokens, size) for episode, tokens in some]
+    states = [branching_state(episode, tokens, size, loaded.bundle) for episode, tokens in some]
     if not states:
         raise ValueError("there is no held-out episode")
     return max(enumerate(states), key=lambda one: len(one[1].tried))

@@ -82,6 +82,8 @@ def evaluate_masked(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
     builder, vocabulary = loaded.bundle.builder, loaded.bundle.vocabulary
     questions = []
     for number, episode in enumerate(held_out.tokens):
+        if episode.num_frames < 2:
+            continue
         for rate in MASK_RATES:
             rng = keyed_generator("evaluate masked", episode.key, str(rate))
             sequence = builder.clip(episode, int(rng.integers(episode.num_frames - 1)))
@@ -106,7 +108,7 @@ def evaluate_actions(loaded: LoadedRun, held_out: HeldOut) -> list[Row]:
             if hidden.any():
                 asked = hide(read_only(sequence), hidden, vocabulary)
                 questions.append(_Question(number, asked, sequence.ids[hidden], sequence.modality()[hidden]))
-    return _masked_rows(loaded, held_out, questions, (Modality.ACTION,))
+    return _masked_rows(loaded, held_out, questions, (Modality.ACTION,)) if questions else []
 
 
 def _masked_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from unimodel.tokenizers.action import REWARD_BINS
 from unimodel.tokenizers.audio import AudioTokenizer
 from unimodel.tokenizers.image import ImageTokenizer
+from unimodel.tokenizers.latent_action import LatentActionModel
 from unimodel.tokenizers.text import BOS, EOS, PAD, load_text_tokenizer, token_id
 from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Vocabulary
@@ -27,6 +29,34 @@ class TokenizerBundle:
     audio: AudioTokenizer | None
     """None in a run without sound."""
     vocabulary: Vocabulary
+    latent_action: LatentActionModel | None = None
+    """None in a run without; a model that plays only needs to know how many codes it has."""
+
+    @property
+    def first_latent_action(self) -> int:
+        """Codes of inferred actions come after those of the known ones."""
+        return self.vocabulary.action_size - (self.latent_action.num_codes if self.latent_action is not None else 0)
+
+    @property
+    def knows_real_actions(self) -> bool:
+        """Whether action tokens 0, 1, ... are those of an environment, and not all of them inferred."""
+        return self.latent_action is None or self.first_latent_action > 0
+
+    def alternatives(self, num_actions: int) -> range:
+        """The action tokens of an episode of an environment of so many actions: its own, or inferred ones where they
+        replace them or it has none."""
+        if num_actions and self.knows_real_actions:
+            return range(num_actions)
+        return range(self.first_latent_action, self.vocabulary.action_size)
+
+    def action_names(self, known: Sequence[str]) -> tuple[str, ...]:
+        """Of the action tokens 0, 1, ... of a world whose own actions have these names; inferred ones, which come last,
+        are `latent_0`, `latent_1`, ..."""
+        if self.latent_action is None:
+            return tuple(known)
+        real, size = self.first_latent_action, self.vocabulary.action_size
+        names = [known[i] if i < len(known) else f"action_{i}" for i in range(real)]
+        return (*names, *(f"latent_{i}" for i in range(size - real)))
 
     @property
     def builder(self) -> SequenceBuilder:
@@ -51,8 +81,10 @@ def join_vocabulary(
     )
 
 
-def load_bundle(text: Path, image: Path, audio: Path, vocabulary: Path) -> TokenizerBundle:
-    """Loads the parts; `audio` may be absent.
+def load_bundle(
+    text: Path, image: Path, audio: Path, vocabulary: Path, latent_action: Path | None = None
+) -> TokenizerBundle:
+    """Loads the parts; `audio` and `latent_action` may be absent.
 
     Raises FileNotFoundError naming the command that makes a missing one, ValueError for those of another version.
     """
@@ -64,4 +96,5 @@ def load_bundle(text: Path, image: Path, audio: Path, vocabulary: Path) -> Token
         ImageTokenizer.load(image),
         AudioTokenizer.load(audio) if audio.is_dir() else None,
         Vocabulary.from_dict(values),
+        LatentActionModel.load(latent_action) if latent_action is not None and latent_action.is_dir() else None,
     )

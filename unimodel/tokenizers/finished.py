@@ -90,7 +90,7 @@ def tokens_metadata(config: RunConfig, run: RunFolder, source: str, split: str) 
 def tokenizers_hash(run: RunFolder) -> str:
     """Of all files of the tokenizers: codes of one tokenizer mean nothing to another."""
     digest = hashlib.sha256()
-    for folder in (run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer):
+    for folder in (run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer, run.latent_actions):
         for file in sorted(folder.iterdir()) if folder.is_dir() else []:
             digest.update(f"{file.name} {file_sha256(file)} ".encode())
     return digest.hexdigest()

@@ -14,36 +14,10 @@ from torch import Tensor, nn
 
 from unimodel.config_tokenizers import ImageTokenizerConfig
 from unimodel.tokenizers.quantizer import FiniteScalarQuantizer
+from unimodel.tokenizers.residual import Residual
 
 WEIGHTS_FILE = "image_tokenizer.safetensors"
 CONFIG_FILE = "image_tokenizer.json"
-
-
-class _Residual(nn.Module):
-    """x + MLP(norm(x)); `kernel` 1 keeps patches apart, 3 mixes neighbours."""
-
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.GroupNorm(1, width) if kernel > 1 else _ChannelNorm(width),
-            nn.Conv2d(width, 2 * width, kernel, padding=kernel // 2),
-            nn.SiLU(),
-            nn.Conv2d(2 * width, width, 1),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features + self.layers(features)
-
-
-class _ChannelNorm(nn.Module):
-    """LayerNorm over channels at every place, so that a patch's features do not depend on other patches."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.norm(features.movedim(1, -1)).movedim(-1, 1)
 
 
 class ImageTokenizer(nn.Module):
@@ -56,15 +30,15 @@ class ImageTokenizer(nn.Module):
         kernel = 1 if config.patch_local else 3
         self.encoder = nn.Sequential(
             nn.Conv2d(3, width, patch, stride=patch),
-            _Residual(width, kernel),
-            _Residual(width, kernel),
+            Residual(width, kernel),
+            Residual(width, kernel),
             nn.Conv2d(width, dims, 1),
         )
         self.quantizer = FiniteScalarQuantizer(config.levels)
         self.decoder = nn.Sequential(
             nn.Conv2d(dims, width, 1),
-            _Residual(width, kernel),
-            _Residual(width, kernel),
+            Residual(width, kernel),
+            Residual(width, kernel),
             nn.Conv2d(width, 3 * patch * patch, 1),
             nn.PixelShuffle(patch),
         )

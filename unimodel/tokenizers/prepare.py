@@ -9,8 +9,8 @@ import numpy as np
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
-from data_pipelines.sources.episode import Episode, decode_episode
-from data_pipelines.sources.sample import Sample, decode_sample, squared
+from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.sample import Sample, decode_sample, decode_watched, squared
 from unimodel.config import EPISODES, RunConfig
 from unimodel.observe.progress import ProgressBar
 from unimodel.run_folder import RunFolder, write_json
@@ -24,9 +24,11 @@ from unimodel.tokenizers.finished import (
     tokenizer_settings,
 )
 from unimodel.tokenizers.image import ImageTokenizer
+from unimodel.tokenizers.latent_action import LatentActionModel
 from unimodel.tokenizers.text import train_text_tokenizer
 from unimodel.tokenizers.train_audio import train_audio_tokenizer
 from unimodel.tokenizers.train_image import train_image_tokenizer
+from unimodel.tokenizers.train_latent_action import train_latent_actions
 
 TOKENIZER_EPISODES = 1000
 """Episodes whose frames and captions the tokenizers are fitted to; more change nothing on grid worlds."""
@@ -34,13 +36,15 @@ TOKENIZER_EPISODES = 1000
 
 def load_run_bundle(run: RunFolder) -> TokenizerBundle:
     """The tokenizers of a run."""
-    return load_bundle(run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer, run.tokenizers / VOCABULARY_FILE)
+    vocabulary = run.tokenizers / VOCABULARY_FILE
+    return load_bundle(run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer, vocabulary, run.latent_actions)
 
 
 def train_tokenizers(config: RunConfig, run: RunFolder) -> None:
-    """Fits text, image and, where there is sound, audio tokenizers to the training shards, unless the run has them.
+    """Fits text, image and, where there is sound, audio tokenizers to the training shards, and latent actions where
+    they are asked for, unless the run has them.
 
-    Raises ValueError when the run has tokenizers of other settings.
+    Raises ValueError when the run has tokenizers of other settings, or latent actions have nothing to tell.
     """
     if has_tokenizers(config, run):
         return
@@ -49,21 +53,26 @@ def train_tokenizers(config: RunConfig, run: RunFolder) -> None:
     text = train_text_tokenizer(_texts(everything), config.tokenizers.text.vocabulary_size)
     image = _train_image(config, run, samples)
     audio = _train_audio(config, run, everything)
+    latent = _train_latent_actions(config, run, samples)
     text.save_pretrained(run.text_tokenizer)
     image.save(run.image_tokenizer)
     if audio is not None:
         audio.save(run.audio_tokenizer)
-    vocabulary = join_vocabulary(text, image, audio, max(sample.num_actions for sample in everything))
+    num_actions = max(sample.num_actions for sample in everything)
+    if latent is not None:
+        latent.save(run.latent_actions)
+        num_actions = latent.num_codes + (0 if latent.config.replace_known else num_actions)
+    vocabulary = join_vocabulary(text, image, audio, num_actions)
     write_json(run.tokenizers / VOCABULARY_FILE, vocabulary.to_dict())
     write_json(run.tokenizers / SETTINGS_FILE, tokenizer_settings(config))
 
 
 def read_episodes(folder: Folder, limit: int | None = None) -> Iterator[Episode]:
-    """Decoded episodes of one split, in order."""
+    """Decoded episodes (or films) of one split, in order."""
     reader = ShardReader(folder)
     numbers = range(len(reader) if limit is None else min(limit, len(reader)))
     for key, fields in reader.read_in_order(numbers):
-        yield decode_episode(key, fields)
+        yield decode_watched(key, fields)
 
 
 def read_sample(config: RunConfig, source: str, reader: ShardReader, number: int) -> Sample:
@@ -110,6 +119,22 @@ def _train_audio(config: RunConfig, run: RunFolder, samples: list[Sample]) -> Au
     with ProgressBar("audio tokenizer", settings.steps, log=run.log) as bar:
         return train_audio_tokenizer(
             sounds, settings, config.seed, lambda step, lost: bar.advance(1, f"lost {lost:.3f}")
+        )
+
+
+def _train_latent_actions(
+    config: RunConfig, run: RunFolder, samples: dict[str, list[Sample]]
+) -> LatentActionModel | None:
+    settings = config.tokenizers.latent_action
+    if settings is None:
+        return None
+    films = [[s.frames for s in some if s.frames.size and s.num_frames > 1] for some in samples.values()]
+    with ProgressBar("latent actions", settings.steps, log=run.log) as bar:
+        return train_latent_actions(
+            [some for some in films if some],
+            settings,
+            config.seed,
+            lambda step, left: bar.advance(1, f"left {left:.3f}"),
         )
 
 

@@ -33,10 +33,6 @@ warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", Fu
 NEVER = 1 << 60
 NVME_BUFFERS = 5
 """Of a group of parameters at work: fp32 weights, gradient, two moments, moving average."""
-NVME_BUFFERS = 5
-"""Of a group of parameters at work: fp32 weights, gradient, two moments, moving average."""
-BY_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
-"""Matrices whose rows are those of one attention head after another."""
 
 # On CPU DeepSpeed compiles a shared-memory all-reduce for inference at start. Training never calls it, it needs a
 # compiler, and a process killed in mid-compile leaves a lock on which the next one waits for ever.

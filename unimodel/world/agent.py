@@ -18,6 +18,7 @@ from unimodel.sampling.fill import read_only
 from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Modality
+from unimodel.world.rollout import has_outcomes
 from unimodel.world.state import WorldState
 from unimodel.world.window import lay_state
 
@@ -42,6 +43,7 @@ class Agent:
         self._has_sink, self._config = next(
             (entry.sink, agent[1]) for entry, agent in asked if agent is not None and entry.frames == frames
         )
+        self._has_outcomes = has_outcomes(loaded.run)
         self.window_frames, self._backbone, self._bundle = frames, loaded.backbone, loaded.bundle
         recorded = read_manifest(join(loaded.config.data.folder, "train")).metadata
         self.num_actions: int = recorded["num_actions"]
@@ -88,7 +90,14 @@ class Agent:
     def _ask(self, state: WorldState) -> CorruptedSequence:
         """The questions of the last moment stand at the end."""
         first = max(0, len(state.frames) - self.window_frames)
-        sequence, ids = lay_state(self._bundle.builder, state, first, has_sink=self._has_sink, asks_agent=True)
+        sequence, ids = lay_state(
+            self._bundle.builder,
+            state,
+            first,
+            has_sink=self._has_sink,
+            has_outcomes=self._has_outcomes,
+            asks_agent=True,
+        )
         assert [span.role for span in sequence.spans[-2:]] == [Role.AGENT, Role.AGENT]
         world = replace(read_only(sequence), input_ids=ids)
         return ask_agent(world, sequence, self._bundle.vocabulary, self._config, 0)

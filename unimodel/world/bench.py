@@ -57,8 +57,10 @@ def time_steps(worlds: Worlds, slots: Sequence[int], num_actions: int, frames: i
     return StepTimes([s for moved, s in times if not moved], [s for moved, s in times if moved])
 
 
-def bench(loaded: LoadedRun, num_worlds: int, frames: int) -> Iterator[Line]:
+def bench(loaded: LoadedRun, num_worlds: int, frames: int, compiled: bool = False) -> Iterator[Line]:
     """Lines about the worlds of a run, `num_worlds` of them at once, one by one as they are measured.
+
+    Compiling happens before.
 
     Raises ValueError for a stage without interaction, FileNotFoundError when the run has no tokenised episodes.
     """
@@ -68,8 +70,8 @@ def bench(loaded: LoadedRun, num_worlds: int, frames: int) -> Iterator[Line]:
     num_actions = loaded.bundle.vocabulary.size_of(Modality.ACTION)
     most = loaded.config.evaluation.sampling_steps
     medians: dict[int, float] = {}
+    worlds = worlds_of(loaded, compiled_for=num_worlds if compiled else 0)
     for passes in sorted({1, 2, most}):
-        worlds = worlds_of(loaded)
         slots = [worlds.open(start) for start in starts]
         times = time_steps(worlds, slots, num_actions, frames, passes)
         medians[passes] = statistics.median(times.steps or times.rereading)
@@ -88,6 +90,8 @@ def bench(loaded: LoadedRun, num_worlds: int, frames: int) -> Iterator[Line]:
             pictures = [_seconds(lambda codes=codes: loaded.bundle.image.decode(codes)) for _ in range(PICTURES)]
             yield "codes to a picture", _ms(statistics.median(pictures))
             yield "keys and values in memory", f"{worlds.cache_bytes / num_worlds / 2**20:,.1f} MiB a world"
+        for slot in slots:
+            worlds.close(slot)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -55,6 +55,8 @@ class KeyValueCache:
     def at(self, worlds: Sequence[int], starts: Sequence[int], tokens: int) -> Writing:
         """Where the next `tokens` of these worlds go: world `worlds[i]` from place `starts[i]` on."""
         in_a_row = list(worlds) == list(range(worlds[0], worlds[0] + len(worlds)))
+        if self._whole:  # a slice is part of a shape
+            in_a_row = list(worlds) == list(range(self.worlds))
         rows = slice(worlds[0], worlds[0] + len(worlds)) if in_a_row else self._tensor(worlds)
         extent = self.places if self._whole else max(starts) + tokens
         if len(set(starts)) == 1 and not self._whole:
@@ -64,7 +66,10 @@ class KeyValueCache:
 
     def _empty(self, worlds: int, places: int) -> Tensor:
         heads, dim = self._shape
-        return self._like.new_zeros(worlds, heads, places, dim)
+        store = self._like.new_zeros(worlds, heads, places, dim)
+        if self._whole:  # else a CUDA graph would write into a copy of it, and torch makes none for such a forward
+            torch._dynamo.mark_static_address(store)
+        return store
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, device=self._like.device)

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.shards.reader import ShardReader
+from unimodel.config import EPISODES
+from unimodel.run_folder import RunFolder
 from unimodel.sampling.fill import FillSettings
+from unimodel.tokenizers.tokenised_shards import read_shape
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.state import WorldState
 from unimodel.world.worlds import Worlds
@@ -14,14 +18,42 @@ from unimodel.world.worlds import Worlds
 WORLDS_AT_ONCE = 32
 
 
-def worlds_of(loaded: LoadedRun, settings: FillSettings | None = None) -> Worlds:
-    """Worlds over the window that the run's stage 3 trained on. Raises ValueError for a stage without interaction."""
+def worlds_of(loaded: LoadedRun, settings: FillSettings | None = None, compiled_for: int = 0) -> Worlds:
+    """Worlds over the window that the run's stage 3 trained on, compiled for so many open ones. Their frames are filled
+    as its evaluation does, or by `settings`.
+
+    Raises ValueError for a stage without interaction, and where nobody knows any action.
+    """
     entry = loaded.config.stages[loaded.stage].world
     if entry is None:
         raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
+    require_actions(loaded)
     settings = settings or FillSettings(steps=loaded.config.evaluation.sampling_steps)
     bundle = loaded.bundle
-    return Worlds(loaded.backbone, bundle.builder, bundle.pad_id, entry.frames, settings, has_sink=entry.sink)
+    return Worlds(
+        loaded.backbone,
+        bundle.builder,
+        bundle.pad_id,
+        entry.frames,
+        settings,
+        has_sink=entry.sink,
+        has_outcomes=has_outcomes(loaded.run),
+        compiled_for=compiled_for,
+    )
+
+
+def require_actions(loaded: LoadedRun) -> None:
+    """Raises ValueError for a run in which nobody knows any action."""
+    if not loaded.bundle.vocabulary.action_size:
+        raise ValueError(
+            f"{loaded.run.path} learnt from films alone, whose actions nobody knows, so there is nothing to do in its "
+            "world: switch on tokenizers.latent_action (configs/recipes/films.yaml)"
+        )
+
+
+def has_outcomes(run: RunFolder) -> bool:
+    """Whether the run's own episodes tell rewards and ends, as films do not."""
+    return read_shape(ShardReader(run.tokens_of(EPISODES, "train")), 0).outcome_tokens > 0
 
 
 def roll_out(loaded: LoadedRun, states: Sequence[WorldState], actions: np.ndarray, seed: int = 0) -> list[WorldState]:

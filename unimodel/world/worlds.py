@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -40,10 +41,13 @@ LATE_FRAMES = 2
 LEAST_REWARD_PROBABILITY = 0.05
 
 
+Part = TypeVar("Part")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came with a frame, float64 [worlds]: expected `rewards`, the probability that there was a reward at all, and
-    that the episode is over."""
+    that the episode is over; nan where the model was never told of them."""
 
     rewards: np.ndarray
     rewarded: np.ndarray
@@ -88,17 +92,18 @@ class _Window:
 
     @property
     def step_tokens(self) -> int:
-        """Of one step: action, frame, reward and done flag."""
+        """Of one step: action, frame, and reward and done flag where they are told."""
         return self.codes_stop - self.block + len(OUTCOMES)
 
 
 class Worlds:
-    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on, and with
-    `has_sink` it had the first frame of the episode in front of windows that began later.
+    """Live worlds of one model. `window_frames` is the largest number of frames that it was trained on, with `has_sink`
+    it had the first frame of the episode in front of windows that began later, and without `has_outcomes` it was never
+    told of rewards and ends: films have none.
 
-    A world is opened into a slot and closed again; any open slots may be stepped together. With `compiled`, forwards of
-    frames have fixed shapes and go through torch.compile, on a GPU as CUDA graphs: the first steps take a minute, and
-    another number of worlds compiles again.
+    A world is opened into a slot and closed again; any open slots may be stepped together. `compiled_for` so many open
+    worlds, forwards of frames have few fixed shapes and go through torch.compile, on a GPU as CUDA graphs: the first
+    step of 1, 2, 4, ... worlds (others are rounded up) takes half a minute, and more open worlds compile again.
     """
 
     def __init__(
@@ -110,19 +115,20 @@ class Worlds:
         settings: FillSettings | None = None,
         *,
         has_sink: bool = False,
-        compiled: bool = False,
+        has_outcomes: bool = True,
+        compiled_for: int = 0,
     ) -> None:
         assert window_frames >= 2, "the last frame and the next"
         self._backbone, self._builder, self._pad_id = backbone, builder, pad_id
         self._window_frames, self._settings = window_frames, settings or FillSettings()
-        self._has_sink = has_sink
+        self._has_sink, self._has_outcomes = has_sink, has_outcomes
         self._kept_frames = max(1, int(KEPT_FRACTION * window_frames))
-        self._cache = KeyValueCache(backbone.decoder, whole=compiled)
+        self._compiled_for = compiled_for
+        self._cache = KeyValueCache(backbone.decoder, whole=compiled_for > 0)
         self._worlds: dict[int, _World] = {}
         self._device = next(backbone.parameters()).device
-        self._compiled = compiled
         self._frames_hidden = backbone.hidden_after
-        if compiled:
+        if compiled_for:
             mode = "reduce-overhead" if self._device.type == "cuda" else None
             self._frames_hidden = torch.compile(backbone.hidden_after, dynamic=False, mode=mode)
 
@@ -200,7 +206,8 @@ class Worlds:
             self._move_on(world)
         windows = [self._next_window(world, action) for world, action in zip(worlds, actions, strict=True)]
         self._catch_up(worlds, windows)
-        codes = self._fill(worlds, windows, passes or self._settings.steps).cpu().numpy()
+        filled = self._fill(self._rounded_up(worlds), self._rounded_up(windows), passes or self._settings.steps)
+        codes = filled[: len(slots)].cpu().numpy()
         frames = codes.reshape(len(slots), *worlds[0].state.frames.shape[1:])
         for world, action, frame in zip(worlds, actions, frames, strict=True):
             world.state = world.state.stepped(action, frame)
@@ -213,20 +220,23 @@ class Worlds:
         Raises KeyError for a slot that is not open, ValueError for a world that has taken no action yet.
         """
         worlds = [self._worlds[slot] for slot in slots]
+        if not self._has_outcomes:
+            return Outcome(*np.full((3, len(slots)), np.nan))
         if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
             raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
         windows = [self._window(world.state, world.first) for world in worlds]
         for world, window in zip(worlds, windows, strict=True):
             world.read = min(world.read, window.block)  # asked again, it has read its last frame already
         self._catch_up(worlds, windows)
-        hidden = self._read(self._passage(worlds, windows, [len(window.ids) for window in windows]))
+        rows, theirs = self._rounded_up(worlds), self._rounded_up(windows)
+        hidden = self._read(self._passage(rows, theirs, [len(window.ids) for window in theirs]))
         stops = self._tensor([len(window.ids) - world.read for world, window in zip(worlds, windows, strict=True)])
-        rows = torch.arange(len(worlds), device=self._device)
+        each = torch.arange(len(worlds), device=self._device)
         for world, window in zip(worlds, windows, strict=True):
             world.read = len(window.ids)
         vocabulary = self._builder.vocabulary
-        rewards = self._backbone.logits(hidden[rows, stops - 2], vocabulary.range_of(Modality.REWARD)).softmax(dim=-1)
-        over = self._backbone.logits(hidden[rows, stops - 1], vocabulary.range_of(Modality.DONE)).softmax(dim=-1)
+        rewards = self._backbone.logits(hidden[each, stops - 2], vocabulary.range_of(Modality.REWARD)).softmax(dim=-1)
+        over = self._backbone.logits(hidden[each, stops - 1], vocabulary.range_of(Modality.DONE)).softmax(dim=-1)
         of_reward, values = rewards.double().cpu().numpy(), reward_values(np.arange(REWARD_BINS))
         return Outcome(of_reward @ values, 1 - of_reward[:, values == 0].sum(1), over[:, 1].double().cpu().numpy())
 
@@ -248,7 +258,7 @@ class Worlds:
 
     def _window(self, state: WorldState, first: int) -> _Window:
         steps = len(state.actions) - first
-        sequence, ids = lay_state(self._builder, state, first, has_sink=self._has_sink)
+        sequence, ids = lay_state(self._builder, state, first, has_sink=self._has_sink, has_outcomes=self._has_outcomes)
         picture = sequence.layout.pictures[-1]
         # A frame's block begins with its action: the events before that are read once, like all that came before.
         begins = {span.time: span.start for span in reversed(sequence.spans) if span.modality is not Modality.TEXT}
@@ -293,10 +303,15 @@ class Worlds:
             hidden = still_hidden(hidden, confidence, step, passes)
         return codes
 
+    def _rounded_up(self, parts: list[Part]) -> list[Part]:
+        """Compiled, the last one again and again up to a power of two: it reads and writes the same every time."""
+        missing = _power_of_two(len(parts)) - len(parts) if self._compiled_for else 0
+        return parts + missing * parts[-1:]
+
     def _frames_passage(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> tuple[Passage, Tensor]:
         """All up to the last frames, and where in it their codes are, int64 [worlds, codes]."""
         stops = [window.codes_stop for window in windows]
-        if self._compiled and any(world.read < window.block for world, window in zip(worlds, windows, strict=True)):
+        if self._compiled_for and any(world.read < window.block for world, window in zip(worlds, windows, strict=True)):
             passage = self._passage(worlds, windows, stops, tokens=LATE_FRAMES * windows[0].step_tokens)
         else:
             passage = self._passage(worlds, windows, stops)
@@ -314,10 +329,12 @@ class Worlds:
         tokens = max(tokens, *map(len, unread))
         # A short row beside a long one is padded beyond its own end.
         places = max(part.start for part in unread) + tokens
-        if self._compiled:  # all that a window of these can need: what grows compiles again
+        num_worlds = 1 + max(part.row for part in unread)
+        if self._compiled_for:  # all that these can need: what grows compiles again
+            num_worlds = _power_of_two(max(num_worlds, self._compiled_for))
             whole_frames = self._window_frames + LATE_FRAMES + self._has_sink
             places = max(places, *(window.prefix + whole_frames * window.step_tokens for window in windows))
-        self._cache.grow(1 + max(world.row for world in worlds), -(-places // ROOM_TOKENS) * ROOM_TOKENS)
+        self._cache.grow(num_worlds, -(-places // ROOM_TOKENS) * ROOM_TOKENS)
         return lay_passage(unread, tokens, self._cache, self._pad_id, self._device)
 
     def _read(self, passage: Passage) -> Tensor:
@@ -326,3 +343,8 @@ class Worlds:
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, device=self._device)
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not below `number`."""
+    return 1 << (number - 1).bit_length()

@@ -35,12 +35,13 @@ class Checkpoint:
 
 
 class Dream:
-    """The worlds of one checkpoint, with pictures of `size`, (height, width) in pixels. One thread at a time.
+    """The worlds of one checkpoint, with pictures of `size`, (height, width) in pixels, compiled for so many open ones.
+    One thread at a time.
 
     Raises ValueError for pictures that its image tokenizer cannot read.
     """
 
-    def __init__(self, loaded: LoadedRun, size: tuple[int, int]) -> None:
+    def __init__(self, loaded: LoadedRun, size: tuple[int, int], compiled_for: int = 0) -> None:
         stage, patch = loaded.config.stages[loaded.stage], loaded.bundle.image.config.patch_pixels
         assert stage.world is not None, "`playable_stage` has looked"
         if size[0] % patch or size[1] % patch:
@@ -48,7 +49,7 @@ class Dream:
                 f"{loaded.run.path} reads patches of {patch} pixels: {size[0]}x{size[1]} has no whole number"
             )
         self._grid = size[0] // patch, size[1] // patch
-        self._loaded, self._worlds = loaded, worlds_of(loaded)
+        self._loaded, self._worlds = loaded, worlds_of(loaded, compiled_for=compiled_for)
         self._window_frames, self._row_tokens = stage.world.frames, stage.batch.row_tokens
 
     @property
@@ -65,6 +66,15 @@ class Dream:
     def num_actions(self) -> int:
         """Actions that it knows."""
         return self._loaded.bundle.vocabulary.action_size
+
+    @property
+    def knows_real_actions(self) -> bool:
+        """Whether what is done in it can be done in the real environment: inferred actions cannot."""
+        return self._loaded.bundle.knows_real_actions
+
+    def action_names(self, known: Sequence[str]) -> tuple[str, ...]:
+        """Of all its actions, those of the environment with these names among them."""
+        return self._loaded.bundle.action_names(known)
 
     @property
     def hears_events(self) -> bool:

@@ -127,13 +127,12 @@ class Hub:
 
     def _what_is_here(self, room: Room, connection: Connection) -> Welcome:
         ground, controls = self.ground, self.ground.controls
-        environment = ground.starts.environment
         return Welcome(
             session=room.key,
             role="player" if room.player is connection.outbox else "watcher",
             run=str(ground.run.path),
             dreamed_by=str(ground.checkpoints[0]),
-            real=environment or None,
+            real=ground.environment,
             controls=tuple(
                 Control(name=name, key=controls.keys[i], is_idle=i == controls.idle)
                 for i, name in enumerate(controls.names)

@@ -17,6 +17,7 @@ from unimodel.world.state import WorldState
 
 MOST_COMING = 4
 """Events before one action."""
+INFERRED_ACTIONS = "The actions of this dream were inferred from pictures: the real environment does not know them."
 NO_ENVIRONMENT = "These episodes were recorded elsewhere: no environment can be played beside the dream."
 
 
@@ -54,7 +55,9 @@ class PlayedWorld:
         """
         episode = await asyncio.to_thread(ground.starts.read, number)
         world = PlayedWorld(ground, number, episode, dreams)
-        if beside_reality and episode.environment:
+        if beside_reality and episode.environment and ground.environment is None:
+            world._no_twin = INFERRED_ACTIONS
+        elif beside_reality and episode.environment:
             world._twin = Twin(episode.environment, episode.seed, episode.frames.shape[1])
         elif beside_reality:
             world._no_twin = NO_ENVIRONMENT

@@ -11,7 +11,8 @@ from data_pipelines.shards.index import read_manifest, split_folders
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
 from data_pipelines.sources import minigrid
-from data_pipelines.sources.episode import Episode, decode_episode
+from data_pipelines.sources.episode import Episode
+from data_pipelines.sources.sample import decode_watched
 from unimodel.config import RunConfig
 from unimodel.run_folder import RunFolder
 from unimodel.training.loaded_run import LoadedRun
@@ -36,6 +37,7 @@ class Starts:
         first = self.read(0)
         names = read_manifest(split).metadata.get("action_names")
         self.names: tuple[str, ...] = tuple(names or (f"action_{i}" for i in range(first.num_actions)))
+        """Of the actions that its environment knows."""
         self.environment: str = first.environment
 
     def __len__(self) -> int:
@@ -45,7 +47,7 @@ class Starts:
         """Raises ValueError when there is none of this number."""
         if not 0 <= number < len(self):
             raise ValueError(f"there are the episodes 0 to {len(self) - 1}, not {number}")
-        return decode_episode(*self._reader.read(number))
+        return decode_watched(*self._reader.read(number))
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ class Playground:
         return all(dream.hears_events for dream in self.model.dreams)
 
     @property
+    def environment(self) -> str | None:
+        """What can be played beside a dream; none when the episodes are from elsewhere or actions are inferred ones."""
+        knows = all(dream.knows_real_actions for dream in self.model.dreams)
+        return self.starts.environment if knows and self.starts.environment else None
+
+    @property
     def text_tokens(self) -> int:
         """Most tokens of a text that every dream can be told."""
         return min(dream.text_tokens for dream in self.model.dreams)
@@ -96,11 +104,12 @@ def open_playground(runs: Sequence[LoadedRun], settings: PlaySettings) -> Playgr
     first = runs[0]
     starts = _starts(first.config, first.run.path)
     height, width = starts.read(0).frames.shape[1:3]
-    dreams = [Dream(run, (height, width)) for run in runs]
+    dreams = [Dream(run, (height, width), settings.compiled_for) for run in runs]
+    names = dreams[0].action_names(starts.names)
     for dream in dreams:
-        if dream.num_actions < len(starts.names):
+        if dream.num_actions < len(names) or dream.action_names(starts.names) != names:
             raise ValueError(
-                f"{dream.checkpoint} knows {dream.num_actions} actions and this world has {len(starts.names)}: "
+                f"{dream.checkpoint} knows {dream.num_actions} actions and this world has {len(names)}: "
                 "compare runs of one world"
             )
     if len({dream.checkpoint for dream in dreams}) < len(dreams):
@@ -108,7 +117,7 @@ def open_playground(runs: Sequence[LoadedRun], settings: PlaySettings) -> Playgr
     model = ModelThread(dreams)
     model.start()
     pace = Pace(settings.passes, 1 / settings.fps)
-    return Playground(first.run, model, starts, Controls.of(starts.names), settings, pace)
+    return Playground(first.run, model, starts, Controls.of(names), settings, pace)
 
 
 def _starts(config: RunConfig, path: Path) -> Starts:

@@ -47,6 +47,13 @@ class PlaySettings:
     passes: int = 4
     """Refinement passes of a frame; fewer where the clock leaves no time for them."""
     limits: Limits = Limits()
+    compiled: bool = False
+    """Frames are made by a compiled model, on a GPU by CUDA graphs."""
+
+    @property
+    def compiled_for(self) -> int:
+        """Open worlds, without compiling 0."""
+        return self.limits.max_clients if self.compiled else 0
 
     def __post_init__(self) -> None:
         if not 0.2 <= self.fps <= 60:
