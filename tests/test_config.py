@@ -294,3 +294,8 @@ def test_schema_describes_every_top_level_key() -> None:
     schema = RunConfig.model_json_schema()
     assert set(schema["properties"]) == set(RunConfig.model_fields)
     assert "runs_folder" in schema["properties"] and schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("recipe", sorted(Path("configs/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_valid(recipe: Path) -> None:
+    assert load_config(recipe).stages

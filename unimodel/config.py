@@ -121,6 +121,9 @@ class MixtureEntry(Settings):
     from 0 to 1 along the stage, linear between them."""
     frames: PositiveInt = 2
     """Most frames per sample of `clip` and `interaction`."""
+    last_fraction: Fraction = 0.0
+    """Share of the windows of `clip` and `interaction` that are the last of their episode. Where a reward comes with
+    the end, hardly any other shows one (rewards drawn more often than they come: UNREAL, arXiv 1611.05397)."""
     text_tokens: PositiveInt = 256
     """Most tokens per sample of `text`."""
     sink: bool = False
@@ -234,6 +237,8 @@ class StageConfig(Settings):
                 )
             if entry.sink and entry.sequence != "interaction":
                 raise ValueError(f"sink: only an interaction has one, not {entry.sequence}")
+            if entry.last_fraction and entry.sequence not in ("clip", "interaction"):
+                raise ValueError(f"last_fraction is for windows of frames: clip and interaction, not {entry.sequence}")
             if entry.agent is not None:
                 self._check_agent(entry, entry.agent)
         kinds = [self.objectives[entry.objective].kind for entry in self.mixture]

@@ -31,12 +31,13 @@ STAGES = {
         "steps": 2,
         "batch": {"rows": 4, "row_tokens": 512},
         "mixture": [
-            {"sequence": "interaction", "objective": "dynamics", "frames": 4},
+            {"sequence": "interaction", "objective": "dynamics", "agent": "policy", "frames": 4},
             {"sequence": "text_to_image", "objective": "image"},
             {"sequence": "image_to_text", "objective": "text"},
         ],
         "objectives": {
             "dynamics": {"kind": "diffusion_forcing"},
+            "policy": {"kind": "policy"},
             "image": {"kind": "masked", "attention": "span"},
             "text": {"kind": "next_token"},
         },

@@ -24,7 +24,7 @@ from unimodel.sampling.fill import FillSettings, fill_span, hide, read_only
 from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.vocabulary import Modality
 from unimodel.world.state import WorldState
-from unimodel.world.worlds import Worlds
+from unimodel.world.worlds import Outcome, Worlds
 
 WINDOW_FRAMES = 6
 IMAGES = VOCABULARY.range_of(Modality.IMAGE)
@@ -337,3 +337,8 @@ def test_mistakes_are_told_and_change_nothing() -> None:
     with pytest.raises(KeyError):
         worlds.step([55], [0])
     assert len(worlds.state(slot).frames) == 3
+
+
+def test_unlikely_rewards_are_none() -> None:
+    outcome = Outcome(np.array([0.3, 0.02]), np.array([0.4, 0.04]), np.zeros(2))
+    assert outcome.rewards_above(0.05).tolist() == [0.3, 0.0]

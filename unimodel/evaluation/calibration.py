@@ -16,7 +16,7 @@ from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Modality
-from unimodel.world.worlds import OUTCOMES
+from unimodel.world.window import OUTCOMES
 
 BINS = 10
 Pair = tuple[Outcomes, Outcomes]

@@ -14,7 +14,7 @@ from unimodel.sampling.fill import hide, predict_hidden, read_only
 from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Modality, Vocabulary
-from unimodel.world.worlds import OUTCOMES
+from unimodel.world.window import OUTCOMES
 
 ROWS_AT_ONCE = 32
 

@@ -45,8 +45,7 @@ class StageData:
         entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
         shape = read_shape(reader, draw.sample)
         key = reader.key(draw.sample)
-        choice = self._choice(draw, key)
-        start = first_place(entry.sequence, shape.num_frames, shape.caption_tokens[0], entry.most, choice)
+        start = self._start(draw, key, shape.num_frames, shape.caption_tokens[0])
         try:
             extras = {"has_sink": entry.sink, "asks_agent": self._stage.agent_of(entry) is not None}
             length = sequence_length(entry.sequence, shape, start, entry.most, **extras)
@@ -69,8 +68,7 @@ class StageData:
         entry, reader = self._stage.mixture[draw.ingredient], self._readers[draw.ingredient]
         key, fields = reader.read(draw.sample)
         episode = decode_tokenised(key, fields)
-        choice = self._choice(draw, key)
-        start = first_place(entry.sequence, episode.num_frames, len(episode.captions[0]), entry.most, choice)
+        start = self._start(draw, key, episode.num_frames, len(episode.captions[0]))
         agent = self._stage.agent_of(entry)
         discount = agent[1].discount if agent else None
         sequence = self._builder.build(
@@ -86,9 +84,13 @@ class StageData:
             raise ValueError(f"sample {key} makes {len(corrupted)} tokens where the index says {planned}")
         return corrupted
 
-    def _choice(self, draw: Draw, key: str) -> int:
-        """Picks the part of the sample that is looked at."""
-        return keyed_number(self._seed, self._stage_name, "part", draw.ingredient, draw.epoch, key)
+    def _start(self, draw: Draw, key: str, num_frames: int, text_tokens: int) -> int:
+        """Where the part of the sample that is looked at begins."""
+        entry, about = self._stage.mixture[draw.ingredient], (draw.ingredient, draw.epoch, key)
+        if keyed_number(self._seed, self._stage_name, "last", *about) < entry.last_fraction * 2**64:
+            return max(0, num_frames - entry.frames)
+        choice = keyed_number(self._seed, self._stage_name, "part", *about)
+        return first_place(entry.sequence, num_frames, text_tokens, entry.most, choice)
 
     def plan(self, state: StreamState) -> Plan:
         """The rows of all ranks from `state` on."""

@@ -70,7 +70,7 @@ def bench(loaded: LoadedRun, num_worlds: int, frames: int, compiled: bool = Fals
     num_actions = loaded.bundle.vocabulary.size_of(Modality.ACTION)
     most = loaded.config.evaluation.sampling_steps
     medians: dict[int, float] = {}
-    worlds = worlds_of(loaded, num_worlds if compiled else 0)
+    worlds = worlds_of(loaded, compiled_for=num_worlds if compiled else 0)
     for passes in sorted({1, 2, most}):
         slots = [worlds.open(start) for start in starts]
         times = time_steps(worlds, slots, num_actions, frames, passes)

@@ -47,6 +47,11 @@ class KeyValueCache:
                 parts[layer] = self._empty(worlds, places)
                 parts[layer][: old.shape[0], :, : old.shape[2]] = old
 
+    def copy(self, world: int, others: Sequence[int], places: int) -> None:
+        """Gives `others` the first `places` of `world`. There must be room for them."""
+        for store in (*self.keys, *self.values):
+            store[self._tensor(others), :, :places] = store[world, :, :places]
+
     def at(self, worlds: Sequence[int], starts: Sequence[int], tokens: int) -> Writing:
         """Where the next `tokens` of these worlds go: world `worlds[i]` from place `starts[i]` on."""
         in_a_row = list(worlds) == list(range(worlds[0], worlds[0] + len(worlds)))

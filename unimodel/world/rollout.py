@@ -18,8 +18,9 @@ from unimodel.world.worlds import Worlds
 WORLDS_AT_ONCE = 32
 
 
-def worlds_of(loaded: LoadedRun, compiled_for: int = 0) -> Worlds:
-    """Worlds over the window that the run's stage 3 trained on, compiled for so many open ones.
+def worlds_of(loaded: LoadedRun, settings: FillSettings | None = None, compiled_for: int = 0) -> Worlds:
+    """Worlds over the window that the run's stage 3 trained on, compiled for so many open ones. Their frames are filled
+    as its evaluation does, or by `settings`.
 
     Raises ValueError for a stage without interaction, and where nobody knows any action.
     """
@@ -27,7 +28,7 @@ def worlds_of(loaded: LoadedRun, compiled_for: int = 0) -> Worlds:
     if entry is None:
         raise ValueError(f"stage '{loaded.stage}' was not trained on interaction sequences: it cannot step a world")
     require_actions(loaded)
-    settings = FillSettings(steps=loaded.config.evaluation.sampling_steps)
+    settings = settings or FillSettings(steps=loaded.config.evaluation.sampling_steps)
     bundle = loaded.bundle
     return Worlds(
         loaded.backbone,
@@ -36,7 +37,7 @@ def worlds_of(loaded: LoadedRun, compiled_for: int = 0) -> Worlds:
         entry.frames,
         settings,
         has_sink=entry.sink,
-        has_outcomes=_has_outcomes(loaded.run),
+        has_outcomes=has_outcomes(loaded.run),
         compiled_for=compiled_for,
     )
 
@@ -50,7 +51,7 @@ def require_actions(loaded: LoadedRun) -> None:
         )
 
 
-def _has_outcomes(run: RunFolder) -> bool:
+def has_outcomes(run: RunFolder) -> bool:
     """Whether the run's own episodes tell rewards and ends, as films do not."""
     return read_shape(ShardReader(run.tokens_of(EPISODES, "train")), 0).outcome_tokens > 0
 

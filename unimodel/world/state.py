@@ -31,6 +31,10 @@ class WorldState:
         frames, actions = np.concatenate([self.frames, frame[None]]), np.append(self.actions, action)
         return replace(self, frames=frames, actions=actions)
 
+    def recent(self, frames: int) -> WorldState:
+        """What somebody knows who remembers so many frames."""
+        return self.since(max(0, len(self.frames) - frames))
+
     def rewound(self, frames: int) -> WorldState:
         """When it had so many frames. Raises ValueError when it never had, or for none at all."""
         if not 1 <= frames <= len(self.frames):

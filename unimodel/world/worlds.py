@@ -24,12 +24,13 @@ from unimodel.backbone.model import Backbone
 from unimodel.batch import TokenSequence
 from unimodel.sampling.fill import FillSettings
 from unimodel.tokenizers.action import REWARD_BINS, reward_values
-from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
+from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Modality
 from unimodel.world.cache import KeyValueCache
 from unimodel.world.passage import Passage, Unread, lay_passage
 from unimodel.world.refine import choose, frame_generator, still_hidden
 from unimodel.world.state import WorldState
+from unimodel.world.window import OUTCOMES, lay_state
 
 KEPT_FRACTION = 0.5
 """Share of a full window that stays when it moves on."""
@@ -37,8 +38,7 @@ ROOM_TOKENS = 128
 """What a cache grows by."""
 LATE_FRAMES = 2
 """The last frame and the next: worlds that have more to read do so by themselves."""
-OUTCOMES = (Modality.REWARD, Modality.DONE)
-"""What follows every frame but the first of a window."""
+LEAST_REWARD_PROBABILITY = 0.05
 
 
 Part = TypeVar("Part")
@@ -46,11 +46,17 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came with a frame: expected `rewards` [worlds] and the probability that the episode is over [worlds]; nan
-    where the model was never told of them."""
+    """What came with a frame, float64 [worlds]: expected `rewards`, the probability that there was a reward at all, and
+    that the episode is over; nan where the model was never told of them."""
 
     rewards: np.ndarray
+    rewarded: np.ndarray
     over: np.ndarray
+
+    def rewards_above(self, probability: float = LEAST_REWARD_PROBABILITY) -> np.ndarray:
+        """Expected rewards, and exactly 0 where a reward is less likely than this: what little the model gives to every
+        reward there is, everywhere, would sum up over an episode to more than what is real."""
+        return np.where(self.rewarded >= probability, self.rewards, 0.0)
 
 
 @dataclass(slots=True)
@@ -137,6 +143,25 @@ class Worlds:
         self._worlds[slot] = _World(slot, state, seed, self._window_begins(len(state.frames)))
         return slot
 
+    @torch.no_grad()
+    def branch(self, slot: int, seeds: Sequence[int]) -> list[int]:
+        """Slots of more worlds with the past of `slot`, one for each of `seeds`. The past is read once for all of them.
+
+        Raises KeyError for a slot that is not open.
+        """
+        world = self._worlds[slot]
+        self._move_on(world)
+        # Whatever the next action is, all before it is the same.
+        window = self._next_window(world, 0)
+        if world.read < window.block:
+            self._read_past([world], [window])
+        slots = [self.open(world.state, seed) for seed in seeds]
+        for other in slots:
+            self._worlds[other].first, self._worlds[other].read = world.first, world.read
+        self._cache.grow(1 + max([slot, *slots]), self._cache.places)
+        self._cache.copy(world.row, slots, world.read)
+        return slots
+
     def _window_begins(self, frames: int) -> int:
         """The first frame of the window of a world that has come so far step by step."""
         if frames <= self._window_frames:
@@ -177,8 +202,8 @@ class Worlds:
         if len(set(slots)) < len(slots):
             raise ValueError(f"a world takes one action at a time, and slots {list(slots)} name one twice")
         worlds = [self._worlds[slot] for slot in slots]
-        for world in filter(self._is_full, worlds):  # not before: the outcomes of the last step may have been asked for
-            world.first, world.read = len(world.state.frames) - self._kept_frames, 0
+        for world in worlds:  # not before: the outcomes of the last step may have been asked for
+            self._move_on(world)
         windows = [self._next_window(world, action) for world, action in zip(worlds, actions, strict=True)]
         self._catch_up(worlds, windows)
         filled = self._fill(self._rounded_up(worlds), self._rounded_up(windows), passes or self._settings.steps)
@@ -196,7 +221,7 @@ class Worlds:
         """
         worlds = [self._worlds[slot] for slot in slots]
         if not self._has_outcomes:
-            return Outcome(*np.full((2, len(slots)), np.nan))
+            return Outcome(*np.full((3, len(slots)), np.nan))
         if still := [slot for slot, world in zip(slots, worlds, strict=True) if world.window_frames < 2]:
             raise ValueError(f"slot {still[0]} has taken no action, from which a reward could have come: step it first")
         windows = [self._window(world.state, world.first) for world in worlds]
@@ -212,8 +237,13 @@ class Worlds:
         vocabulary = self._builder.vocabulary
         rewards = self._backbone.logits(hidden[each, stops - 2], vocabulary.range_of(Modality.REWARD)).softmax(dim=-1)
         over = self._backbone.logits(hidden[each, stops - 1], vocabulary.range_of(Modality.DONE)).softmax(dim=-1)
-        values = reward_values(np.arange(REWARD_BINS))
-        return Outcome(rewards.double().cpu().numpy() @ values, over[:, 1].double().cpu().numpy())
+        of_reward, values = rewards.double().cpu().numpy(), reward_values(np.arange(REWARD_BINS))
+        return Outcome(of_reward @ values, 1 - of_reward[:, values == 0].sum(1), over[:, 1].double().cpu().numpy())
+
+    def _move_on(self, world: _World) -> None:
+        """Makes room for one more frame in the world's window."""
+        if self._is_full(world):
+            world.first, world.read = len(world.state.frames) - self._kept_frames, 0
 
     def _is_full(self, world: _World) -> bool:
         """Whether the window must move on before it takes another frame."""
@@ -227,17 +257,8 @@ class Worlds:
         return window
 
     def _window(self, state: WorldState, first: int) -> _Window:
-        """Frames from `first` on as training lays them out, rewards and done flags behind MASK as half of them are
-        there. Without a sink, a window that begins later than its episode looks like one that begins with it."""
-        frames, actions, vocabulary = state.frames, state.actions, self._builder.vocabulary
-        silence, never = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions), dtype=np.bool_)
-        unknown = np.full(len(actions), 0.0 if self._has_outcomes else np.nan)
-        episode = TokenisedEpisode("world", frames, silence, actions, unknown, never, state.mission, (), state.events)
-        steps = len(actions) - first
-        sequence = self._builder.interaction(episode, first, steps + 1, has_sink=self._has_sink)
-        ids = sequence.ids.copy()
-        for modality in OUTCOMES:
-            ids[sequence.layout.modality == modality] = vocabulary.mask(modality)
+        steps = len(state.actions) - first
+        sequence, ids = lay_state(self._builder, state, first, has_sink=self._has_sink, has_outcomes=self._has_outcomes)
         picture = sequence.layout.pictures[-1]
         # A frame's block begins with its action: the events before that are read once, like all that came before.
         begins = {span.time: span.start for span in reversed(sequence.spans) if span.modality is not Modality.TEXT}
@@ -251,11 +272,14 @@ class Worlds:
             if window.codes_stop - world.read > LATE_FRAMES * window.step_tokens
         ]
         if late:
-            behind, theirs = zip(*late, strict=True)
-            passage = self._passage(behind, theirs, [window.block for window in theirs])
-            self._backbone.hidden_after(passage.input_ids, passage.position_ids, passage.mask, passage.writing)
-            for world, window in late:
-                world.read = window.block
+            self._read_past(*zip(*late, strict=True))
+
+    def _read_past(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
+        """Reads all up to the last frames."""
+        passage = self._passage(worlds, windows, [window.block for window in windows])
+        self._backbone.hidden_after(passage.input_ids, passage.position_ids, passage.mask, passage.writing)
+        for world, window in zip(worlds, windows, strict=True):
+            world.read = window.block
 
     def _fill(self, worlds: Sequence[_World], windows: Sequence[_Window], passes: int) -> Tensor:
         """[worlds, tokens] codes of the windows' last frames. Reads all that comes before them."""

@@ -49,7 +49,7 @@ class Dream:
                 f"{loaded.run.path} reads patches of {patch} pixels: {size[0]}x{size[1]} has no whole number"
             )
         self._grid = size[0] // patch, size[1] // patch
-        self._loaded, self._worlds = loaded, worlds_of(loaded, compiled_for)
+        self._loaded, self._worlds = loaded, worlds_of(loaded, compiled_for=compiled_for)
         self._window_frames, self._row_tokens = stage.world.frames, stage.batch.row_tokens
 
     @property

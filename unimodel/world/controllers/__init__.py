@@ -1,0 +1,1 @@
+"""Who acts in a world, real or imagined, by what it shows."""

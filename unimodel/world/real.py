@@ -1,0 +1,43 @@
+"""The real environment as the model sees it: its frames in tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.sources.families import open_world
+from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.starts import Start
+from unimodel.world.state import WorldState
+
+
+class RealEpisode:
+    """The episode whose beginning was recorded, played anew. The caller closes it.
+
+    Raises ValueError when its environment cannot be opened again, MissingExtraError when it is not installed.
+    """
+
+    def __init__(self, loaded: LoadedRun, start: Start) -> None:
+        if not start.environment:
+            raise ValueError("this episode was not recorded here: its environment cannot be played again")
+        self._image = loaded.bundle.image
+        self._world = open_world(start.environment, start.seed, loaded.config.data.recording.image_size)
+        self.state = WorldState(start.state.mission, self._codes(), np.zeros(0, dtype=np.int64))
+
+    @property
+    def frame(self) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return self._world.frame
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """As gymnasium's."""
+        step = self._world.step(action)
+        self.state = self.state.stepped(action, self._codes()[0])
+        return step.frame, step.reward, step.terminated, step.truncated, {}
+
+    def close(self) -> None:
+        self._world.close()
+
+    def _codes(self) -> np.ndarray:
+        return self._image.encode(self._world.frame[None])

@@ -1,0 +1,39 @@
+"""A world's past as training lays out an episode, with what nobody tells a live world behind MASK."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unimodel.batch import TokenSequence
+from unimodel.layout import Role
+from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
+from unimodel.vocabulary import Modality
+from unimodel.world.state import WorldState
+
+OUTCOMES = (Modality.REWARD, Modality.DONE)
+"""What follows every frame but the first of a window."""
+
+
+def lay_state(
+    builder: SequenceBuilder,
+    state: WorldState,
+    first: int,
+    *,
+    has_sink: bool = False,
+    has_outcomes: bool = True,
+    asks_agent: bool = False,
+) -> tuple[TokenSequence, np.ndarray]:
+    """Frames from `first` on as a sequence, and its ids with rewards and done flags behind MASK, as half of them are in
+    training; without `has_outcomes` there are none. Without a sink, a window that begins later than its episode looks
+    like one that begins with it. At the places of an agent stand answers that nobody means."""
+    frames, actions = state.frames, state.actions
+    silence, never = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions), dtype=np.bool_)
+    unknown = np.full(len(actions), 0.0 if has_outcomes else np.nan)
+    episode = TokenisedEpisode("world", frames, silence, actions, unknown, never, state.mission, (), state.events)
+    discount = 0.0 if asks_agent else None
+    sequence = builder.interaction(episode, first, len(frames) - first, has_sink=has_sink, discount=discount)
+    ids = sequence.ids.copy()
+    for modality in OUTCOMES:
+        of_world = (sequence.layout.modality == modality) & (sequence.layout.role != Role.AGENT)
+        ids[of_world] = builder.vocabulary.mask(modality)
+    return sequence, ids
