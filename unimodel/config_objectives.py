@@ -85,8 +85,10 @@ class DiffusionForcingConfig(Settings):
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
     outcome_weight: PositiveFloat = 1.0
-    """Loss weight of rewards other than 0 and of ends; others weigh 1. Where they are rare, a model takes long to see
-    them coming. It overrates those that are a matter of chance: by at most this factor, in odds."""
+    """Loss weight of all rewards and ends: two tokens of a step, beside all that changed."""
+    rare_outcome_weight: PositiveFloat = 1.0
+    """Of rewards other than 0 and of ends, on top. Where they are rare, a model takes long to see them coming. Until it
+    does, and wherever they are a matter of chance, it overrates them: by at most this factor, in odds."""
 
 
 class TeacherForcingConfig(Settings):
@@ -108,8 +110,10 @@ class TeacherForcingConfig(Settings):
     changed_weight: PositiveFloat = 1.0
     """Loss weight of tokens that differ from the same place one frame earlier; others weigh 1."""
     outcome_weight: PositiveFloat = 1.0
-    """Loss weight of rewards other than 0 and of ends; others weigh 1. Where they are rare, a model takes long to see
-    them coming. It overrates those that are a matter of chance: by at most this factor, in odds."""
+    """Loss weight of all rewards and ends: two tokens of a step, beside all that changed."""
+    rare_outcome_weight: PositiveFloat = 1.0
+    """Of rewards other than 0 and of ends, on top. Where they are rare, a model takes long to see them coming. Until it
+    does, and wherever they are a matter of chance, it overrates them: by at most this factor, in odds."""
 
 
 class InverseDynamicsConfig(Settings):

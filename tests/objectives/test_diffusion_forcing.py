@@ -145,10 +145,10 @@ def test_sound_is_hidden_with_its_frame_and_noise_stays_in_its_range() -> None:
 
 
 @pytest.mark.parametrize("kind", ["diffusion_forcing", "teacher_forcing"])
-def test_outcome_weight_falls_on_rewards_that_are_some_and_on_ends(kind: str) -> None:
+def test_outcomes_weigh_more_and_rare_ones_more_still(kind: str) -> None:
     episode = replace(EPISODE, rewards=np.array([0.0, 0.5, 0.0, -1.0, 0.0]), done=np.arange(5) == 4)
     sequence = BUILDER.interaction(episode, start=0, frames=6)
-    values = {"kind": kind, "full_fraction": 1.0, "outcome_weight": 7.0}
+    values = {"kind": kind, "full_fraction": 1.0, "outcome_weight": 2.0, "rare_outcome_weight": 7.0}
     config = TypeAdapter(ObjectiveConfig).validate_python(values)
     weights: dict[tuple[Modality, int], set[float]] = {}
     for seed in range(20):
@@ -160,10 +160,10 @@ def test_outcome_weight_falls_on_rewards_that_are_some_and_on_ends(kind: str) ->
     none, some, less = reward_codes(np.array([0.0, 0.5, -1.0])).tolist()
     outcomes = {(what, code): seen for (what, code), seen in weights.items() if what is not Modality.IMAGE}
     assert outcomes == {
-        (Modality.REWARD, none): {1.0},
-        (Modality.REWARD, some): {7.0},
-        (Modality.REWARD, less): {7.0},
-        (Modality.DONE, 0): {1.0},
-        (Modality.DONE, 1): {7.0},
+        (Modality.REWARD, none): {2.0},
+        (Modality.REWARD, some): {14.0},
+        (Modality.REWARD, less): {14.0},
+        (Modality.DONE, 0): {2.0},
+        (Modality.DONE, 1): {14.0},
     }
     assert {weight for (what, _), seen in weights.items() if what is Modality.IMAGE for weight in seen} == {1.0}

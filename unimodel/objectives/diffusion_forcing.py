@@ -69,7 +69,7 @@ def corrupt_frames(
         target=target,
         weight=hidden
         * change_weights(sequence, config.changed_weight)
-        * outcome_weights(sequence, vocabulary, config.outcome_weight),
+        * outcome_weights(sequence, vocabulary, config.outcome_weight, config.rare_outcome_weight),
         objective=np.where(hidden, index, -1),
         modality=modality,
     )
@@ -83,15 +83,17 @@ def hide_outcomes(layout: Layout, rng: np.random.Generator) -> np.ndarray:
     return hidden
 
 
-def outcome_weights(sequence: TokenSequence, vocabulary: Vocabulary, weight: float) -> np.ndarray:
-    """float32 [n]: `weight` at rewards other than 0 and at ends, 1 elsewhere."""
+def outcome_weights(sequence: TokenSequence, vocabulary: Vocabulary, weight: float, rare_weight: float) -> np.ndarray:
+    """float32 [n]: `weight` at rewards and done flags, times `rare_weight` at rewards other than 0 and at ends; 1
+    elsewhere."""
     weights = np.ones(len(sequence), dtype=np.float32)
     places = _outcome_places(sequence.layout)
-    if weight == 1.0 or not len(places):
+    weights[places] = weight
+    if rare_weight == 1.0:
         return weights
     # The usual outcomes: the bin in the middle, and a flag that is not set.
     usual = (vocabulary.range_of(Modality.REWARD)[vocabulary.reward_size // 2], vocabulary.range_of(Modality.DONE)[0])
-    weights[places[~np.isin(sequence.ids[places], usual)]] = weight
+    weights[places[~np.isin(sequence.ids[places], usual)]] *= rare_weight
     return weights
 
 

@@ -54,7 +54,7 @@ def corrupt_copies(
     input_ids[hidden] = mask_ids(modality[hidden], vocabulary)
     drop_actions(input_ids, modality, vocabulary, config.action_dropout_fraction, rng)
     weights = change_weights(sequence, config.changed_weight)
-    weights = weights * outcome_weights(sequence, vocabulary, config.outcome_weight)
+    weights = weights * outcome_weights(sequence, vocabulary, config.outcome_weight, config.rare_outcome_weight)
     return CorruptedSequence(
         input_ids=input_ids,
         position_ids=sequence.position_ids()[:, copies.source],
