@@ -43,6 +43,7 @@ def _record(folder: Path, recording: Recording, processes: int | None) -> bool:
     """With how fast it goes beside the bar. False when there was nothing to do."""
     from data_pipelines.sources.recording import record_dataset
     from unimodel.observe.progress import ProgressBar
+    from unimodel.world.run_policy import load_policy
 
     began, made = time.monotonic(), 0
 
@@ -52,7 +53,7 @@ def _record(folder: Path, recording: Recording, processes: int | None) -> bool:
         bar.advance(episodes, f"{made / (time.monotonic() - began):,.0f} frames/s")
 
     with ProgressBar(f"recording {recording.environment}", sum(recording.splits.values())) as bar:
-        return record_dataset(folder, recording, tell, processes)
+        return record_dataset(folder, recording, tell, processes, load_policy)
 
 
 @app.command("build")

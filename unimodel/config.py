@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_v
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
-from data_pipelines.sources.policy_settings import BotPolicy, ScriptedPolicy
+from data_pipelines.sources.policy_settings import AnyPolicy, BotPolicy
 from unimodel.config_engine import EngineConfig
 from unimodel.config_objectives import ObjectiveConfig, OwnRolloutConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
@@ -39,7 +39,7 @@ class RecordingConfig(Settings):
     """Held out for the figures that are told to others: looked at once the settings stand."""
     max_steps: PositiveInt = 16
     """Longest episode, in environment steps."""
-    policies: Annotated[tuple[ScriptedPolicy, ...], Field(min_length=1)] = (BotPolicy(kind="bot"),)
+    policies: Annotated[tuple[AnyPolicy, ...], Field(min_length=1)] = (BotPolicy(kind="bot"),)
     """Who plays, and what share of the episodes; only BabyAI levels have a bot."""
     event_fraction: Fraction = 0.0
     """Share of episodes in which something happens by a text that says so, at any of the max_steps steps unless the

@@ -47,4 +47,18 @@ class BotPolicy(_PolicySettings):
     """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
 
 
+class RunPolicy(_PolicySettings):
+    """What a trained run would do: the policy of its last finished stage with an objective `kind: policy`."""
+
+    kind: Literal["run"]
+    run: Annotated[str, Field(min_length=1)]
+    """The run's folder."""
+    greedy: bool = False
+    """The likeliest action, instead of one drawn as likely as the policy says."""
+
+
 ScriptedPolicy = Annotated[RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy, Field(discriminator="kind")]
+AnyPolicy = Annotated[
+    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RunPolicy, Field(discriminator="kind")
+]
+"""Scripted, or of a model; who plays for the last is told by `unimodel.world.run_policy`."""
