@@ -212,7 +212,7 @@ def test_large_batches_cross_and_leave_nothing_behind(folder: Path) -> None:
     source.close()
     # What workers have handed over meanwhile is open too, two at most; files that stayed would be eleven.
     assert open_files[-1] <= open_files[0] + 2 and open_files[0] > open_file_count()
-    assert multiprocessing.active_children() == others
+    assert set(multiprocessing.active_children()) <= set(others), "those of tests before may end meanwhile"
     assert "memfd:batch" not in Path("/proc/self/maps").read_text()
 
 
