@@ -114,11 +114,13 @@ def play_pairs(
     """Every controller in the same episodes; also as JSON in a file of the run. `report` is told of each as soon as it
     is over.
 
-    Raises ValueError when the run's stage cannot step a world, has no policy and one is needed, or an episode cannot be
-    played again; FileNotFoundError when the run or its stage is not there.
+    Raises ValueError when the run's stage cannot step a world, has no policy and one is needed, there are fewer
+    episodes, or one cannot be played again; FileNotFoundError when the run or its stage is not there.
     """
     loaded = load_run(run, stage)
     starts = Starts(loaded, settings.split)
+    if settings.episodes > len(starts):
+        raise ValueError(f"{run} has {len(starts)} episodes of {settings.split} and not {settings.episodes}")
     max_steps = settings.max_steps or loaded.config.data.recording.max_steps
     dream = WorldModelEnv(loaded, split=settings.split, max_steps=max_steps)
     names = with_baselines(loaded, settings.controllers)
