@@ -337,8 +337,9 @@ def test_a_flood_is_answered_once_and_then_ended(wild: LoadedRun) -> None:
     with play_server(wild, messages_per_second=5, burst_messages=20, patience_messages=50) as server:
         with server.client() as flood, server.client() as other:
             other.start()
-            for _ in range(200):
-                flood.say("key", action=LEFT, down=True)
+            with contextlib.suppress(ConnectionClosed):  # where the server is faster than the flood
+                for _ in range(200):
+                    flood.say("key", action=LEFT, down=True)
             code, reason = flood.closed()
             assert code == POLICY and "too many" in reason
             assert other.tap(FORWARD)["step"] == 1
