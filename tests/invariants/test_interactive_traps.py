@@ -38,12 +38,19 @@ from unimodel.training.data import StageData
 from unimodel.vocabulary import Modality
 
 STAGE_3 = Path(__file__).parents[2] / "configs/stage3_interactive.yaml"
-FORCING = settings_of(load_config(STAGE_3).stages["interactive"].objectives["dynamics"])
+TEACHING = settings_of(load_config(STAGE_3).stages["interactive"].objectives["dynamics"])
 """As shipped."""
+FORCING = {
+    "kind": "diffusion_forcing",
+    "clean_fraction": 0.5,
+    "full_fraction": 0.25,
+    "context_noise_fraction": 0.1,
+    "changed_weight": 32.0,
+}
 OBJECTIVES: dict[str, Any] = {
     "forcing": FORCING,
     "forcing without noise": FORCING | {"context_noise_fraction": 0.0},
-    "teaching": {"kind": "teacher_forcing", "changed_weight": 32.0},
+    "teaching": TEACHING,
     "teaching without noise": {"kind": "teacher_forcing", "context_noise_fraction": 0.0},
     "policy": {"kind": "policy"},
 }
