@@ -7,6 +7,7 @@ them of those: `scripted_policy`, or the caller's own for kinds that are not kno
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,13 @@ def scripted_policy(settings: Mapping[str, Any]) -> Policy:
         raise ValueError(f"policy {dict(settings)}: {error.errors()[0]['msg']}") from None
     match policy:
         case BotPolicy():
-            return Assisted(policy.random_action_fraction)
+            return OneByOne(partial(_assisted, random_action_fraction=policy.random_action_fraction))
         case EffectivePolicy():
-            return Effective(policy.idle_fraction)
+            return OneByOne(partial(_effective, idle_fraction=policy.idle_fraction))
         case StickyPolicy():
-            return Sticky(policy.repeat_fraction)
+            return OneByOne(partial(_sticky, repeat_fraction=policy.repeat_fraction))
         case RandomPolicy():
-            return Sticky(0.0)
+            return OneByOne(partial(_sticky, repeat_fraction=0.0))
 
 
 def load_players(policies: Sequence[Mapping[str, Any]], load_policy: LoadPolicy) -> list[Player]:
@@ -54,68 +55,54 @@ def load_players(policies: Sequence[Mapping[str, Any]], load_policy: LoadPolicy)
     ]
 
 
-class Sticky:
+class OneByOne:
+    """A policy that looks at every episode by itself."""
+
+    plays_at_once = 1
+
+    def __init__(self, choose: Callable[[Play], int]) -> None:
+        self._choose = choose
+
+    def __call__(self, plays: Sequence[Play]) -> list[int]:
+        return [self._choose(play) for play in plays]
+
+
+def _sticky(play: Play, repeat_fraction: float) -> int:
     """Repeats the last action with a probability, else takes a random one."""
-
-    plays_at_once = 1
-
-    def __init__(self, repeat_fraction: float) -> None:
-        self._repeat_fraction = repeat_fraction
-
-    def __call__(self, plays: Sequence[Play]) -> list[int]:
-        return [self._next(play) for play in plays]
-
-    def _next(self, play: Play) -> int:
-        chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
-        return play.actions[-1] if chance < self._repeat_fraction and play.actions else drawn
+    chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
+    return play.actions[-1] if chance < repeat_fraction and play.actions else drawn
 
 
-class Effective:
-    """Tries random actions until one changes the picture, at most once each; of those that do not, a share is taken."""
+def _effective(play: Play, idle_fraction: float) -> int:
+    """Tries random actions until one changes the picture, at most once each; of those that do not, a share is taken.
 
-    plays_at_once = 1
-
-    def __init__(self, idle_fraction: float) -> None:
-        self._idle_fraction = idle_fraction
-
-    def __call__(self, plays: Sequence[Play]) -> list[int]:
-        """Raises ValueError when the environment cannot be set back."""
-        return [self._next(play) for play in plays]
-
-    def _next(self, play: Play) -> int:
-        chance, order = play.rng.random(), play.rng.permutation(play.world.num_actions).tolist()
-        if chance < self._idle_fraction:
-            return order[0]
-        before, frame = play.world.snapshot(), play.world.frame
-        for action in order:
-            changes = not np.array_equal(play.world.step(action).frame, frame)
-            play.world.restore(before)
-            if changes:
-                return action
+    Raises ValueError when the environment cannot be set back.
+    """
+    chance, order = play.rng.random(), play.rng.permutation(play.world.num_actions).tolist()
+    if chance < idle_fraction:
         return order[0]
+    before, frame = play.world.snapshot(), play.world.frame
+    for action in order:
+        changes = not np.array_equal(play.world.step(action).frame, frame)
+        play.world.restore(before)
+        if changes:
+            return action
+    return order[0]
 
 
-class Assisted:
-    """Takes the bot's advice, except for a share of random actions and where the bot has lost its plan."""
+def _assisted(play: Play, random_action_fraction: float) -> int:
+    """Takes the bot's advice, except for a share of random actions and where the bot has lost its plan.
 
-    plays_at_once = 1
-
-    def __init__(self, random_action_fraction: float) -> None:
-        self._random_action_fraction = random_action_fraction
-
-    def __call__(self, plays: Sequence[Play]) -> list[int]:
-        """Raises ValueError when the environment has no bot."""
-        return [self._next(play) for play in plays]
-
-    def _next(self, play: Play) -> int:
-        if play.memory is None:
-            play.memory = play.world.simulator.bot()
-        if play.memory is None:
-            raise ValueError(no_bot(play.world.environment))
-        chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
-        # The bot is asked at every step, also when its advice is not taken: it follows what it sees.
-        advice = play.memory(play.actions[-1] if play.actions else None)
-        return drawn if chance < self._random_action_fraction or advice is None else advice
+    Raises ValueError when the environment has no bot.
+    """
+    if play.memory is None:
+        play.memory = play.world.simulator.bot()
+    if play.memory is None:
+        raise ValueError(no_bot(play.world.environment))
+    chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
+    # The bot is asked at every step, also when its advice is not taken: it follows what it sees.
+    advice = play.memory(play.actions[-1] if play.actions else None)
+    return drawn if chance < random_action_fraction or advice is None else advice
 
 
 def no_bot(environment: str) -> str:
