@@ -57,14 +57,16 @@ def test_every_controller_plays_the_same_episodes_and_plays_them_the_same_again(
     assert play_pairs(run, None, settings, lambda *_: None)[0] == pairs
     written = json.loads(path.read_text())
     assert written["settings"]["plan"]["plans"] == 4 and written["settings"]["stage"] == "interactive"
+    low, high = written["controllers"]["cem"]["score"]["real_solved"]["interval"]
+    assert 0 <= low <= written["controllers"]["cem"]["score"]["real_solved"]["mean"] <= high <= 1
     assert written["controllers"]["cem"]["pairs"][1]["real"]["total"] == pairs["cem"][1].real.total
 
 
 def test_the_score_tells_how_sure_it_is() -> None:
     pairs = [Pair(n, Played(1.0, True, 3), Played(n % 2, n % 2 == 1, 5)) for n in range(20)]
     figures = score(pairs)
-    assert figures.imagined_return.mean == figures.imagined_return.low == figures.imagined_return.high == 1.0
-    assert figures.real_return.mean == figures.real_solved.mean == figures.gap.mean == 0.5
+    assert figures.imagined_return.value == figures.imagined_return.low == figures.imagined_return.high == 1.0
+    assert figures.real_return.value == figures.real_solved.value == figures.gap.value == 0.5
     assert 0.2 < figures.real_return.low < 0.4 < 0.6 < figures.real_return.high < 0.8
     assert figures.imagined_solved.high == 1.0 and 0.8 < figures.imagined_solved.low < 0.9, "20 of 20 prove little"
 

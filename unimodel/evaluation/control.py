@@ -7,14 +7,14 @@ is what it found wrong with the model: the exploitation gap.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
 
-from data_pipelines.stream.randomness import keyed_generator
+from unimodel.evaluation.intervals import over_episodes, share_of_episodes
+from unimodel.evaluation.table import Estimate
 from unimodel.run_folder import write_json
 from unimodel.training.loaded_run import load_run
 from unimodel.world.controllers.controller import Controller
@@ -29,9 +29,6 @@ from unimodel.world.env import WorldModelEnv
 from unimodel.world.real import RealEpisode
 from unimodel.world.starts import Split, Starts
 from unimodel.world.state import WorldState
-
-CONFIDENCE = 0.95
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +71,14 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over episodes with its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-@dataclass(frozen=True, slots=True)
 class Score:
-    """What a controller got over all episodes; `gap` is imagined less real return."""
+    """What a controller got, means over all episodes; `gap` is imagined less real return."""
 
-    imagined_return: Interval
-    real_return: Interval
-    gap: Interval
-    imagined_solved: Interval
-    real_solved: Interval
+    imagined_return: Estimate
+    real_return: Estimate
+    gap: Estimate
+    imagined_solved: Estimate
+    real_solved: Estimate
 
 
 def play_episode(controller: Controller, place: Place, seed: int, max_steps: int) -> Played:
@@ -137,7 +122,7 @@ def play_pairs(
             report(name, pairs[name][-1])
     about = {"stage": loaded.stage, "step": loaded.step, **asdict(settings), "max_steps": max_steps}
     path = loaded.run.path / f"control_{settings.split}.json"
-    results = {name: {"score": asdict(score(p)), "pairs": [asdict(pair) for pair in p]} for name, p in pairs.items()}
+    results = {name: {"score": _told(score(p)), "pairs": [asdict(pair) for pair in p]} for name, p in pairs.items()}
     write_json(path, {"settings": about, "controllers": results})
     return pairs, path
 
@@ -146,20 +131,19 @@ def score(pairs: Sequence[Pair]) -> Score:
     """Bootstrap intervals of returns and Wilson intervals of shares, over episodes."""
     imagined, real = (np.array([played.total for played in some]) for some in _both(pairs))
     solved = [[played.solved for played in some] for some in _both(pairs)]
-    return Score(_mean(imagined), _mean(real), _mean(imagined - real), _share(solved[0]), _share(solved[1]))
+    return Score(
+        over_episodes(np.mean, imagined),
+        over_episodes(np.mean, real),
+        over_episodes(np.mean, imagined - real),
+        share_of_episodes(solved[0]),
+        share_of_episodes(solved[1]),
+    )
 
 
 def _both(pairs: Sequence[Pair]) -> tuple[list[Played], list[Played]]:
     return [pair.imagined for pair in pairs], [pair.real for pair in pairs]
 
 
-def _mean(values: np.ndarray) -> Interval:
-    drawn = keyed_generator("bootstrap").choice(values, size=(RESAMPLES, len(values))).mean(axis=1)
-    ends = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(values.mean()), *map(float, ends))
-
-
-def _share(solved: Sequence[bool]) -> Interval:
-    """Where all or none are solved, a bootstrap would be sure of it."""
-    ends = stats.binomtest(sum(solved), len(solved)).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(sum(solved) / len(solved), float(ends.low), float(ends.high))
+def _told(figures: Score) -> dict[str, Any]:
+    estimates = {field.name: getattr(figures, field.name) for field in fields(figures)}
+    return {name: {"mean": estimate.value, "interval": estimate.interval} for name, estimate in estimates.items()}

@@ -49,6 +49,12 @@ def each_over_episodes(statistic: Statistic, *units: np.ndarray) -> list[Estimat
     return [Estimate(*map(float, parts)) for parts in zip(values, ends.low, ends.high, strict=True)]
 
 
+def share_of_episodes(were: Sequence[bool]) -> Estimate:
+    """How many of them, with Wilson's interval (1927): where it were all or none, a bootstrap would be sure of it."""
+    ends = stats.binomtest(sum(were), len(were)).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(sum(were) / len(were), float(ends.low), float(ends.high))
+
+
 def over_runs(values: Sequence[float]) -> Estimate:
     """Mean and Student's t interval: a bootstrap of the three to five runs that one has would be far too narrow."""
     mean = float(np.mean(values))

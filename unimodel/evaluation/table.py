@@ -18,6 +18,10 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
 
+    def __str__(self) -> str:
+        ends = "" if self.interval is None else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:.2f}{ends}"
+
     @property
     def interval(self) -> tuple[float, float] | None:
         return None if math.isnan(self.low) or math.isnan(self.high) else (self.low, self.high)
