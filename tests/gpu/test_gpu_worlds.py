@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from peers.recomputed_world import recompute_step
-from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, all_logits, toy_episode
+from toy_sequences import BUILDER, PAD_ID, VOCABULARY, all_logits, tiny_backbone, toy_episode
 
 from unimodel.backbone.attention import BLOCKS, DENSE
-from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import PackedBatch, pack
 from unimodel.sampling.fill import FillSettings, read_only
 from unimodel.world.state import WorldState
@@ -22,17 +21,6 @@ from unimodel.world.worlds import Worlds
 
 pytestmark = pytest.mark.gpu
 WINDOW_FRAMES = 6
-
-
-def backbone_on_gpu(family: str = "qwen3_5_text", attention: str = BLOCKS) -> Backbone:
-    """Weights widened, so that what is visible also shows in the logits."""
-    decoder = build_decoder(TINY_BACKBONE.model_copy(update={"family": family}), VOCABULARY, seed=1)
-    with torch.no_grad():
-        for parameter in decoder.parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(5.0)
-    decoder.set_attn_implementation(attention)
-    return Backbone(decoder).cuda().eval()
 
 
 def world(seed: int, frames: int) -> WorldState:
@@ -49,10 +37,10 @@ def packed() -> PackedBatch:
 @pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3", "llama"])
 def test_blocks_give_what_dense_attention_gives(family: str) -> None:
     batch = packed()
-    on_cpu = backbone_on_gpu(family, DENSE).cpu()
+    on_cpu = tiny_backbone(1, family)
     expected = all_logits(on_cpu, batch)[batch.document >= 0]
     blocks, dense = (
-        all_logits(backbone_on_gpu(family, kind), batch.to(torch.device("cuda"))) for kind in (BLOCKS, DENSE)
+        all_logits(tiny_backbone(1, family, kind).cuda(), batch.to(torch.device("cuda"))) for kind in (BLOCKS, DENSE)
     )
     for logits in (blocks, dense):
         torch.testing.assert_close(logits.cpu()[batch.document >= 0], expected, rtol=0, atol=2e-4)
@@ -62,7 +50,7 @@ def test_blocks_give_what_dense_attention_gives(family: str) -> None:
 @pytest.mark.parametrize("compiled_for", [0, 4])
 def test_a_step_is_the_whole_window_read_again(compiled_for: int, passes: int) -> None:
     """Past several turns of the window, with worlds of other lengths beside it; one is closed and opened again."""
-    backbone, fill = backbone_on_gpu(), FillSettings(steps=passes)
+    backbone, fill = tiny_backbone(1, attention=BLOCKS).cuda(), FillSettings(steps=passes)
     worlds = Worlds(backbone, BUILDER, PAD_ID, WINDOW_FRAMES, fill, compiled_for=compiled_for)
     slots = [worlds.open(world(0, 1)), worlds.open(world(1, 4)), worlds.open(world(2, 9))]
     rng = np.random.default_rng(0)
@@ -84,7 +72,7 @@ def test_a_step_is_the_whole_window_read_again(compiled_for: int, passes: int) -
 
 def test_another_thread_may_step_compiled_worlds() -> None:
     """As the server of `unimodel play` does."""
-    worlds = Worlds(backbone_on_gpu(), BUILDER, PAD_ID, WINDOW_FRAMES, compiled_for=2)
+    worlds = Worlds(tiny_backbone(1, attention=BLOCKS).cuda(), BUILDER, PAD_ID, WINDOW_FRAMES, compiled_for=2)
     with ThreadPoolExecutor(max_workers=1) as thread:
         slots = [thread.submit(worlds.open, world(seed, 2)).result() for seed in range(2)]
         for number in range(2 * WINDOW_FRAMES):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.sources.sample import UNKNOWN_ACTION
+from unimodel.backbone.attention import DENSE
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.batch import CorruptedSequence, PackedBatch
 from unimodel.config import BackboneConfig
@@ -25,14 +26,14 @@ TINY_BACKBONE = BackboneConfig(
 )
 
 
-def tiny_backbone(seed: int = 0) -> Backbone:
-    """Two real layers of the default family; weights widened, so that what is visible also shows in the logits."""
-    decoder = build_decoder(TINY_BACKBONE, VOCABULARY, seed)
+def tiny_backbone(seed: int = 0, family: str = "qwen3_5_text", attention: str = DENSE) -> Backbone:
+    """Two real layers; weights widened, so that what is visible also shows in the logits."""
+    decoder = build_decoder(TINY_BACKBONE.model_copy(update={"family": family}), VOCABULARY, seed)
     with torch.no_grad():
         for parameter in decoder.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(5.0)
-    decoder.set_attn_implementation("sdpa")
+    decoder.set_attn_implementation(attention)
     return Backbone(decoder).eval()
 
 

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
-from toy_sequences import BUILDER, PAD_ID, TINY_BACKBONE, VOCABULARY, toy_episode
+from toy_sequences import BUILDER, PAD_ID, VOCABULARY, tiny_backbone, toy_episode
 
-from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.sampling.fill import FillSettings
 from unimodel.world.imagination import Branches, Choose, Imagination, Table
 from unimodel.world.state import WorldState
@@ -21,19 +19,8 @@ from unimodel.world.worlds import Worlds
 ACTIONS = VOCABULARY.action_size
 
 
-def backbone() -> Backbone:
-    """Random weights, large enough that frames differ."""
-    decoder = build_decoder(TINY_BACKBONE, VOCABULARY, seed=2)
-    with torch.no_grad():
-        for parameter in decoder.parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(5.0)
-    decoder.set_attn_implementation("sdpa")
-    return Backbone(decoder).eval()
-
-
 def worlds(window_frames: int = 6) -> Worlds:
-    return Worlds(backbone(), BUILDER, PAD_ID, window_frames, FillSettings(steps=2))
+    return Worlds(tiny_backbone(seed=2), BUILDER, PAD_ID, window_frames, FillSettings(steps=2))
 
 
 def state(frames: int = 1) -> WorldState:
@@ -103,7 +90,7 @@ def test_a_table_steps_nothing_twice() -> None:
             self.stepped += len(slots)
             return super().step(slots, actions, passes)
 
-    counted = Counted(backbone(), BUILDER, PAD_ID, 6)
+    counted = Counted(tiny_backbone(seed=2), BUILDER, PAD_ID, 6)
     table = Table(counted, ACTIONS)
     plans = np.random.default_rng(0).integers(ACTIONS, size=(60, 4))
     table.roll([state()] * 60, by_plans(plans), 4)
