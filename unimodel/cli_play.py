@@ -26,7 +26,7 @@ def play_command(  # noqa: PLR0913 - one parameter per option
     passes: Annotated[int, typer.Option(help="Refinement passes of a frame; fewer where time is short.")] = 4,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Most clients at once.")] = 8,
     compiled: Annotated[
-        bool, typer.Option("--compiled", help="With torch.compile: for a GPU; first frames take half a minute.")
+        bool, typer.Option("--compiled", help="With torch.compile: for a GPU; first frames take tens of seconds.")
     ] = False,
 ) -> None:
     """Play in a trained world with the browser, the real environment beside it (docs/play.md)."""

@@ -103,7 +103,7 @@ class Worlds:
 
     A world is opened into a slot and closed again; any open slots may be stepped together. `compiled_for` so many open
     worlds, forwards of frames have few fixed shapes and go through torch.compile, on a GPU as CUDA graphs: the first
-    step of 1, 2, 4, ... worlds (others are rounded up) takes half a minute, and more open worlds compile again.
+    step of 1, 2, 4, ... worlds (others are rounded up) takes tens of seconds, and more open worlds compile again.
     """
 
     def __init__(
