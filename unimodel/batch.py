@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from unimodel.layout import CAUSAL, CLEAN, KNOWN_LAYOUTS, NO_TARGET, Layout, Spa
 from unimodel.vocabulary import Modality
 
 PADDING_DOCUMENT = -1
+NOWHERE = -1
+"""Stream, before packing, of places inside a sequence on which nothing stands: packed they are padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,14 @@ def _from_arrays(*arrays: np.ndarray) -> PackedBatch:
     return PackedBatch(*map(torch.from_numpy, arrays))
 
 
+class Visibility(NamedTuple):
+    """The part of a batch that the rule looks at, int64 [rows, length] each."""
+
+    document: Tensor
+    block: Tensor
+    stream: Tensor
+
+
 def visible(
     query_index: Tensor,
     key_index: Tensor,
@@ -167,7 +178,7 @@ def visible(
     return (same_document & (not_later | same_block) & readable) | (query_index == key_index)
 
 
-def dense_mask(batch: PackedBatch) -> Tensor:
+def dense_mask(batch: PackedBatch | Visibility) -> Tensor:
     """bool [rows, 1, length, length], True where attention is allowed. For SDPA (CPU and tests); memory is length^2."""
     index = torch.arange(batch.document.shape[1], device=batch.document.device)
     parts = (batch.document, batch.block, batch.stream)
@@ -191,7 +202,7 @@ def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: i
         pieces += sequences
         documents += range(len(sequences))
         if used < row_tokens:
-            pieces.append(_padding(row_tokens - used, pad_id))
+            pieces.append(padding(row_tokens - used, pad_id))
             documents.append(PADDING_DOCUMENT)
     # One call per field for the whole batch: a call per sequence would cost more than what it copies.
     shape = (len(rows), row_tokens)
@@ -199,6 +210,8 @@ def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: i
     lengths = [len(piece) for piece in pieces]
     arrays["document"] = np.repeat(np.array(documents, dtype=np.int64), lengths)
     arrays["block"] = _unique_blocks(arrays["block"], documents, lengths)
+    empty = arrays["stream"] == NOWHERE
+    arrays["document"][empty], arrays["stream"][empty] = PADDING_DOCUMENT, CLEAN
     return PackedBatch(
         **{
             name: torch.from_numpy(array.reshape(3, *shape) if name == "position_ids" else array.reshape(shape))
@@ -208,14 +221,14 @@ def pack(rows: Sequence[Sequence[CorruptedSequence]], row_tokens: int, pad_id: i
 
 
 @lru_cache(maxsize=KNOWN_LAYOUTS)
-def _padding(length: int, pad_id: int) -> CorruptedSequence:
-    """What fills up a row."""
+def padding(length: int, pad_id: int) -> CorruptedSequence:
+    """What fills up a row, or a sequence up to some place in it."""
     none = np.full(length, -1, dtype=np.int64)
     return CorruptedSequence(
         input_ids=np.full(length, pad_id, dtype=np.int64),
         position_ids=np.zeros((3, length), dtype=np.int64),
         block=np.full(length, CAUSAL, dtype=np.int64),
-        stream=np.full(length, CLEAN, dtype=np.int64),
+        stream=np.full(length, NOWHERE, dtype=np.int64),
         target=np.full(length, NO_TARGET, dtype=np.int64),
         weight=np.zeros(length, dtype=np.float32),
         objective=none,

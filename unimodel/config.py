@@ -16,6 +16,7 @@ from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from data_pipelines.sources.policy_settings import AnyPolicy, BotPolicy
 from unimodel.config_engine import EngineConfig
+from unimodel.config_memory import MemoryConfig
 from unimodel.config_objectives import ObjectiveConfig, OwnRolloutConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
 from unimodel.config_tokenizers import TokenizersConfig
@@ -191,6 +192,8 @@ class StageConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     own_rollout: OwnRolloutConfig | None = None
     """Train windows of teacher_forcing on frames of the model's own."""
+    memory: MemoryConfig | None = None
+    """Read episodes in segments, with a memory that outlives each of them."""
     freeze: tuple[str, ...] = ()
     """Parameters that do not train in this stage, as shell patterns over their names (`model.embed_tokens.*`)."""
     carry_optimizer: bool = False
@@ -244,6 +247,34 @@ class StageConfig(Settings):
         kinds = [self.objectives[entry.objective].kind for entry in self.mixture]
         if self.own_rollout is not None and "teacher_forcing" not in kinds:
             raise ValueError("own_rollout: no entry of this stage's mixture has a teacher_forcing objective")
+        return self
+
+    @model_validator(mode="after")
+    def _segments_fit(self) -> StageConfig:
+        if self.memory is None:
+            return self
+        tokens, row_tokens = self.memory.segment_tokens, self.batch.row_tokens
+        if row_tokens % tokens or (self.memory.mechanisms and row_tokens < 2 * tokens):
+            raise ValueError(
+                f"batch.row_tokens ({row_tokens}) must be a multiple of memory.segment_tokens ({tokens}), and at least "
+                f"two of them, or nothing is ever remembered: use {max(2, -(-row_tokens // tokens)) * tokens}"
+            )
+        for entry in self.mixture:
+            if entry.sequence != "interaction" or self.objectives[entry.objective].kind not in ASK_FRAMES:
+                raise ValueError(
+                    f"memory: it is of interactions whose objective is {' or '.join(ASK_FRAMES)}, not of "
+                    f"{entry.sequence} with '{entry.objective}': give that a stage of its own"
+                )
+            if entry.sink or entry.agent:
+                raise ValueError("memory: its segments have neither a sink nor an agent; leave `sink` and `agent` out")
+            steps, most = entry.frames - 1, row_tokens // tokens * self.memory.segment_frames
+            if steps > most:
+                raise ValueError(
+                    f"frames ({entry.frames}) of an entry are {-(-steps // self.memory.segment_frames)} segments, and "
+                    f"a row has {row_tokens // tokens}: use {most + 1}, or raise batch.row_tokens"
+                )
+        if self.own_rollout is not None:
+            raise ValueError("own_rollout: its windows have no memory; leave one of them out")
         return self
 
     def _check_agent(self, entry: MixtureEntry, agent: str) -> None:
@@ -373,6 +404,13 @@ class RunConfig(Settings):
                     f"stages.{name}.batch.row_tokens ({stage.batch.row_tokens}) must be a multiple of "
                     f"engine.sequence_parallel ({parts}): use {-(-stage.batch.row_tokens // parts) * parts}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _segments_stay_whole(self) -> RunConfig:
+        for name, stage in self.stages.items():
+            if stage.memory is not None and self.engine.sequence_parallel > 1:
+                raise ValueError(f"stages.{name}.memory: engine.sequence_parallel would cut its segments; set it to 1")
         return self
 
     @model_validator(mode="after")

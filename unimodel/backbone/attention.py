@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from unimodel.batch import PackedBatch, dense_mask, visible
+from unimodel.batch import PackedBatch, Visibility, dense_mask, visible
 
 DENSE, BLOCKS = "sdpa", "block_masked"
 """Hugging Face attention names, for either mask. The second is FlexAttention by a name of ours: transformers refuses
@@ -34,12 +34,12 @@ def attention_implementation(device: torch.device) -> str:
     return BLOCKS if device.type == "cuda" else DENSE
 
 
-def attention_mask(batch: PackedBatch, implementation: str) -> Tensor | BlockMask:
+def attention_mask(batch: PackedBatch | Visibility, implementation: str) -> Tensor | BlockMask:
     """The explicit mask of a batch for an attention of that name; transformers passes either through untouched."""
     return block_mask(batch) if implementation.endswith(BLOCKS) else dense_mask(batch)
 
 
-def block_mask(batch: PackedBatch) -> BlockMask:
+def block_mask(batch: PackedBatch | Visibility) -> BlockMask:
     """The rule as a FlexAttention block mask [rows, 1, length, length]."""
     parts = (batch.document, batch.block, batch.stream)
 

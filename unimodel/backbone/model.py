@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 from unimodel.backbone.attention import DENSE, attention_mask
 from unimodel.backbone.positions import reading_index
 from unimodel.backbone.sequence_parallel import SequenceGroup
-from unimodel.batch import PackedBatch
+from unimodel.batch import PackedBatch, Visibility
 from unimodel.config import BackboneConfig
 from unimodel.layout import NO_TARGET
 from unimodel.vocabulary import Vocabulary
@@ -83,12 +83,20 @@ def build_decoder(config: BackboneConfig, vocabulary: Vocabulary, seed: int) -> 
         return model
 
 
-class Backbone(nn.Module):
-    """The decoder as the engine sees it: `PackedBatch` in, logits at the supervised positions out."""
+class Remembers(Protocol):
+    """What carries something from one part of a row to the next (`unimodel.memory.Memory`)."""
 
-    def __init__(self, decoder: PreTrainedModel) -> None:
+    def hidden(self, backbone: Backbone, batch: PackedBatch) -> Tensor: ...
+
+
+class Backbone(nn.Module):
+    """The decoder as the engine sees it: `PackedBatch` in, logits at the supervised positions out. A `memory` stands
+    beside it, and has rows read in segments."""
+
+    def __init__(self, decoder: PreTrainedModel, memory: nn.Module | None = None) -> None:
         super().__init__()
         self.decoder = decoder
+        self.memory = memory
         self.sequence = SequenceGroup()
         self.saves_on_host = False
         self.has_grid_positions = decoder.config.model_type == "qwen3_5_text"
@@ -108,6 +116,8 @@ class Backbone(nn.Module):
 
     def hidden(self, batch: PackedBatch) -> Tensor:
         """[rows, length, dim] last hidden states of this rank's places."""
+        if self.memory is not None:
+            return cast(Remembers, self.memory).hidden(self, batch)
         own = self.sequence.part(replace(batch, position_ids=self._positions(batch)))
         # With checkpointing, which has hooks of its own, that is the input of every layer.
         saving = save_on_cpu(pin_memory=own.input_ids.is_cuda) if self.saves_on_host else nullcontext()
@@ -120,6 +130,21 @@ class Backbone(nn.Module):
                 **({"sequence": self.sequence} if self.sequence.size > 1 else {}),
             )
         return outputs.last_hidden_state
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[..., dim] of ids [...]."""
+        return self.decoder.get_input_embeddings()(ids)
+
+    def hidden_of(self, embeds: Tensor, positions: Tensor, document: Tensor, block: Tensor, stream: Tensor) -> Tensor:
+        """[rows, length, dim] last hidden states of embeddings, wherever they are from; `positions` int64 [4, rows,
+        length] are (index, time, height, width), the others what the visibility rule looks at, [rows, length]."""
+        mask = attention_mask(Visibility(document, block, stream), self.decoder.config._attn_implementation or DENSE)
+        return self.decoder.model(
+            inputs_embeds=embeds,
+            position_ids=positions if self.has_grid_positions else positions[0],
+            attention_mask=self._by_layer(mask),
+            use_cache=False,
+        ).last_hidden_state
 
     def hidden_after(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """[rows, length, dim] last hidden states of tokens that come after those whose keys and values `cache` holds.

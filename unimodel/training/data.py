@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
 from data_pipelines.stream.bad_sample import BadSample, name_bad_sample
@@ -15,10 +17,12 @@ from data_pipelines.stream.plan import Placed, Plan, StreamState
 from data_pipelines.stream.randomness import RekeyedGenerator, keyed_number
 from unimodel.batch import CorruptedSequence
 from unimodel.config import MixtureEntry, StageConfig
+from unimodel.config_memory import MemoryConfig
 from unimodel.objectives.corruption import added_tokens, corrupt
 from unimodel.objectives.policy import ask_agent
+from unimodel.objectives.segments import join_segments, num_segments
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, read_shape
-from unimodel.tokenizers.unified import SequenceBuilder, first_place, sequence_length
+from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode, first_place, sequence_length
 
 
 class StageData:
@@ -46,6 +50,9 @@ class StageData:
         shape = read_shape(reader, draw.sample)
         key = reader.key(draw.sample)
         start = self._start(draw, key, shape.num_frames, shape.caption_tokens[0])
+        if self._stage.memory is not None:
+            memory = self._stage.memory
+            return num_segments(shape.steps(start, entry.most), memory.segment_frames) * memory.segment_tokens
         try:
             extras = {"has_sink": entry.sink, "asks_agent": self._stage.agent_of(entry) is not None}
             length = sequence_length(entry.sequence, shape, start, entry.most, **extras)
@@ -71,10 +78,12 @@ class StageData:
         start = self._start(draw, key, episode.num_frames, len(episode.captions[0]))
         agent = self._stage.agent_of(entry)
         discount = agent[1].discount if agent else None
+        rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
+        if self._stage.memory is not None:
+            return self._segments(self._stage.memory, entry, episode, start, rng)
         sequence = self._builder.build(
             entry.sequence, episode, start, entry.most, has_sink=entry.sink, discount=discount
         )
-        rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
         index, objective = self._objectives.index(entry.objective), self._stage.objectives[entry.objective]
         corrupted = corrupt(sequence, self._builder.vocabulary, objective, index, rng)
         if agent and entry.agent is not None:
@@ -83,6 +92,20 @@ class StageData:
         if len(corrupted) != planned:
             raise ValueError(f"sample {key} makes {len(corrupted)} tokens where the index says {planned}")
         return corrupted
+
+    def _segments(
+        self, memory: MemoryConfig, entry: MixtureEntry, episode: TokenisedEpisode, start: int, rng: np.random.Generator
+    ) -> CorruptedSequence:
+        """Up to `entry.frames` frames, segment after segment; the last frame of one is the first of the next."""
+        steps = min(start + entry.frames, episode.num_frames) - start - 1
+        index, objective = self._objectives.index(entry.objective), self._stage.objectives[entry.objective]
+        segments = []
+        for number in range(num_segments(steps, memory.segment_frames)):
+            first = number * memory.segment_frames
+            frames = min(memory.segment_frames, steps - first) + 1
+            sequence = self._builder.interaction(episode, start + first, frames)
+            segments.append(corrupt(sequence, self._builder.vocabulary, objective, index, rng))
+        return join_segments(segments, memory.segment_tokens)
 
     def _start(self, draw: Draw, key: str, num_frames: int, text_tokens: int) -> int:
         """Where the part of the sample that is looked at begins."""

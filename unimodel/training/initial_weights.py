@@ -31,10 +31,11 @@ def read_initial_weights(source: Path | None) -> Mapping[str, Tensor]:
     return checkpoint.state().weights(averaged=True)
 
 
-def load_by_name(model: nn.Module, weights: Mapping[str, Tensor], *, whole: bool) -> str:
+def load_by_name(model: nn.Module, weights: Mapping[str, Tensor], *, whole: bool, but: str = "") -> str:
     """Copies every weight whose name and shape fit; returns a line saying what was kept, is new, or was dropped.
 
-    Raises ValueError when `whole` and something does not fit: a run's own checkpoint must restore all of it.
+    Raises ValueError when `whole` and something does not fit: a run's own checkpoint must restore all of it, `but` what
+    has a name that begins so.
     """
     kept, new = 0, []
     with torch.no_grad():
@@ -47,10 +48,11 @@ def load_by_name(model: nn.Module, weights: Mapping[str, Tensor], *, whole: bool
                 new.append(name)
     names = {name for name, _ in model.named_parameters()}
     dropped = [name for name in weights if name not in names]
-    if whole and (new or dropped):
+    wrong = [[name for name in some if not (but and name.startswith(but))] for some in (new, dropped)]
+    if whole and any(wrong):
         raise ValueError(
-            f"the checkpoint is of another model: {len(new)} parameters are missing or of another shape, "
-            f"{len(dropped)} are unknown, e.g. {(new + dropped)[0]}"
+            f"the checkpoint is of another model: {len(wrong[0])} parameters are missing or of another shape, "
+            f"{len(wrong[1])} are unknown, e.g. {(wrong[0] + wrong[1])[0]}"
         )
     if not weights:
         return "weights from scratch"

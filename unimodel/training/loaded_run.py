@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unimodel.backbone.attention import attention_implementation
-from unimodel.backbone.model import Backbone, build_decoder
+from unimodel.backbone.model import Backbone
 from unimodel.config import RunConfig
 from unimodel.run_folder import RunFolder
 from unimodel.tokenizers.bundle import TokenizerBundle
@@ -16,6 +16,7 @@ from unimodel.tokenizers.prepare import load_run_bundle
 from unimodel.training.checkpoint import stage_checkpoint
 from unimodel.training.finished import last_finished_stage
 from unimodel.training.initial_weights import load_by_name
+from unimodel.training.stage_model import build_stage_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def load_run(path: Path, stage: str | None = None) -> LoadedRun:
     stage = stage or last_finished_stage(config, run)
     checkpoint = stage_checkpoint(run.checkpoints, stage)
     bundle = load_run_bundle(run)
-    backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
+    backbone = build_stage_model(config, config.stages[stage], bundle, run)
     load_by_name(backbone, checkpoint.state().weights(averaged=True), whole=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.decoder.set_attn_implementation(attention_implementation(device))

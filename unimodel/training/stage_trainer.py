@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
-from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.backbone.sequence_parallel import SequenceGroup
 from unimodel.config import RunConfig, StageConfig
 from unimodel.errors import Stopped
@@ -34,6 +33,7 @@ from unimodel.training.optimizer import freeze
 from unimodel.training.own_rollout import with_own_frames
 from unimodel.training.quarantine import quarantine, quarantine_step
 from unimodel.training.schedule import learning_rate
+from unimodel.training.stage_model import MEMORY, build_stage_model
 from unimodel.training.step import StepReport, train_step
 from unimodel.training.stop_signal import StopSignal
 from unimodel.training.stored_state import AVERAGE, WEIGHT, StoredState
@@ -80,8 +80,8 @@ class StageTrainer:
             self.position = replace(self.position, stream=jump)
         stored = checkpoint.state() if checkpoint else None
         weights = stored.weights() if stored else read_initial_weights(config.initial_weights)
-        backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
-        report = load_by_name(backbone, weights, whole=checkpoint is not None)
+        backbone = build_stage_model(config, stage, bundle, run)
+        report = load_by_name(backbone, weights, whole=checkpoint is not None, but="" if resumed else MEMORY)
         freeze(backbone, stage.freeze)
         frozen = {name: p.detach().clone() for name, p in backbone.named_parameters() if not p.requires_grad}
         if not resumed:

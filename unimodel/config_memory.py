@@ -1,0 +1,80 @@
+"""Settings of memory: how a stage cuts episodes into segments, and what passes from one to the next."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from data_pipelines.settings import Fraction, Settings
+
+
+class WindowConfig(Settings):
+    """The frames just before a segment, in full: a window that is longer than the segment."""
+
+    kind: Literal["window"]
+    frames: PositiveInt = 4
+
+
+class RecurrentConfig(Settings):
+    """Tokens that pass from segment to segment (RMT, arXiv 2207.06881)."""
+
+    kind: Literal["recurrent"]
+    tokens: PositiveInt = 8
+
+
+class FastWeightConfig(Settings):
+    """A matrix under the gated delta rule (arXiv 2412.06464; compare Titans, arXiv 2501.00663)."""
+
+    kind: Literal["fastweight"]
+    tokens: PositiveInt = 8
+    """Read of it in front of a segment."""
+    heads: PositiveInt = 4
+    head_dim: PositiveInt = 32
+
+
+class CompressedConfig(Settings):
+    """Older frames at fewer tokens (FramePack, arXiv 2504.12626)."""
+
+    kind: Literal["compressed"]
+    levels: Annotated[tuple[tuple[PositiveInt, PositiveInt], ...], Field(min_length=1)] = ((1, 1), (4, 2), (16, 4))
+    """(frames, side) from the newest on: so many frames, each square of side x side patches one token."""
+
+
+class EpisodicConfig(Settings):
+    """Frames of any time, recalled by a learned key (Memorizing Transformers, arXiv 2203.08913)."""
+
+    kind: Literal["episodic"]
+    capacity_frames: PositiveInt = 512
+    """Frames kept of a row; then the oldest are overwritten."""
+    recalled_frames: PositiveInt = 2
+    """In front of a segment."""
+    key_dim: PositiveInt = 64
+
+
+MechanismConfig = Annotated[
+    WindowConfig | RecurrentConfig | FastWeightConfig | CompressedConfig | EpisodicConfig, Field(discriminator="kind")
+]
+
+
+class MemoryConfig(Settings):
+    """Episodes are read in segments, between which only the memory passes. Without any mechanism nothing does: what a
+    model with a window alone would know."""
+
+    segment_frames: PositiveInt = 4
+    """Steps of a segment: frames that it foretells."""
+    segment_tokens: PositiveInt = 640
+    """Places that a segment takes of a row, noisy copies and text included; the longest must fit."""
+    truncation_segments: Annotated[int, Field(ge=2)] = 4
+    """Segments that a gradient passes; 1 would never reach what was written."""
+    dropout_fraction: Fraction = 0.0
+    """Share of segments, in training, that read an empty memory."""
+    mechanisms: tuple[MechanismConfig, ...] = ()
+
+    @field_validator("mechanisms")
+    @classmethod
+    def _one_of_a_kind(cls, mechanisms: tuple[MechanismConfig, ...]) -> tuple[MechanismConfig, ...]:
+        kinds = [each.kind for each in mechanisms]
+        if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ValueError(f"two mechanisms of kind '{twice[0]}': give one of them more tokens or frames")
+        return mechanisms

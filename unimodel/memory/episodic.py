@@ -1,0 +1,105 @@
+"""Recall: of all frames that a world has shown, the few that matter now stand in front of a segment (Memorizing
+Transformers, arXiv 2203.08913, with frames for tokens; WorldMem, arXiv 2504.12369).
+
+A frame is kept as its tokens, with a learned key. Tokens outlive the model: keys and values of an older one would be
+stale, tokens are read again. Where the last segment ended asks, the frames with the best keys answer, and how well a
+key fits says how much of its frame is shown: so the keys learn from what a recalled frame is good for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unimodel.memory.compressed import patch_places
+from unimodel.memory.protocol import Embed, Prefix, Segment, nothing_asked
+from unimodel.memory.state import State
+
+SHARPNESS = 4.0
+"""Of the sigmoid of a fit, a cosine, that says how much of a frame is shown: 0.98 at 1, 0.5 at 0."""
+
+
+class EpisodicMemory(nn.Module):
+    """State: `ids` int64 [rows, capacity, codes], `keys` [rows, capacity, key_dim], `present` [rows, capacity], `where`
+    [rows, dim], and `count` int64 [rows], frames written so far: the next goes to place count % capacity."""
+
+    asked_places = 0
+
+    def __init__(
+        self, capacity: int, recalled: int, key_dim: int, grid: tuple[int, int], dim: int, scale: float
+    ) -> None:
+        super().__init__()
+        self._capacity, self._recalled, self._key_dim = capacity, recalled, key_dim
+        self._grid, self._dim = grid, dim
+        self._codes = grid[0] * grid[1]
+        self.prefix_places = recalled * self._codes
+        self.key, self.query = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim)
+        self.embed_mark, self.embed_unknown = nn.Embedding(1, dim), nn.Embedding(1, dim)
+        for linear in (self.key, self.query):
+            nn.init.normal_(linear.weight, std=dim**-0.5)
+            nn.init.zeros_(linear.bias)
+        for table in (self.embed_mark, self.embed_unknown):
+            nn.init.normal_(table.weight, std=scale)
+
+    def init(self, rows: int, device: torch.device) -> State:
+        return {
+            "ids": torch.zeros(rows, self._capacity, self._codes, dtype=torch.int64, device=device),
+            "keys": torch.zeros(rows, self._capacity, self._key_dim, device=device),
+            "present": torch.zeros(rows, self._capacity, dtype=torch.bool, device=device),
+            "where": torch.zeros(rows, self._dim, device=device),
+            "count": torch.zeros(rows, dtype=torch.int64, device=device),
+        }
+
+    def recall(self, state: State) -> tuple[Tensor, Tensor]:
+        """Places int64 [rows, recalled] of the frames that fit best, best first, and how well they do, cosines; -inf
+        where there are not so many."""
+        query = nn.functional.normalize(self.query(state["where"]), dim=-1)
+        fit = torch.einsum("rcd,rd->rc", state["keys"], query)
+        best = fit.masked_fill(~state["present"], -torch.inf).topk(self._recalled, dim=1)
+        return best.indices, best.values
+
+    def read(self, state: State, embed: Embed) -> Prefix:
+        """The best comes last, next to the segment."""
+        places, fit = (answer.flip(1) for answer in self.recall(state))
+        ids = state["ids"].gather(1, places[..., None].expand(-1, -1, self._codes))
+        first = torch.zeros(1, dtype=torch.int64, device=ids.device)
+        shown = (SHARPNESS * fit).sigmoid()[..., None, None]
+        frames = shown * embed(ids) + (1 - shown) * self.embed_unknown(first) + self.embed_mark(first)
+        rows, (height, width) = ids.shape[0], self._grid
+        return Prefix(
+            embeds=frames.reshape(rows, -1, self._dim),
+            grid=patch_places(height, width, 1, ids.device).repeat(1, self._recalled),
+            blocks=torch.arange(self._recalled, device=ids.device).repeat_interleave(self._codes),
+            shown=fit.isfinite().repeat_interleave(self._codes, dim=1),
+        )
+
+    def ask(self, state: State) -> Tensor:
+        return nothing_asked(state, self._dim)
+
+    def write(self, segment: Segment, state: State) -> State:
+        keys = nn.functional.normalize(self.key(segment.states), dim=-1).to(state["keys"].dtype)
+        before = segment.present.cumsum(dim=1) - segment.present.long()
+        place = (state["count"][:, None] + before) % self._capacity
+        place = torch.where(segment.present, place, self._capacity)  # of frames that are not there: a place too many
+        return {
+            "ids": _placed(state["ids"], place, segment.ids),
+            "keys": _placed(state["keys"], place, keys),
+            "present": _placed(state["present"], place, segment.present),
+            "where": _last_state(segment, state["where"]),
+            "count": state["count"] + segment.present.sum(dim=1),
+        }
+
+
+def _last_state(segment: Segment, before: Tensor) -> Tensor:
+    """[rows, dim] last hidden state of the world's last token; `before` where a row has none."""
+    length = torch.arange(segment.clean.shape[1], device=before.device)
+    last = (segment.clean.long() * length).argmax(dim=1)
+    here = segment.hidden[torch.arange(len(last), device=before.device), last].to(before.dtype)
+    return torch.where(segment.clean.any(dim=1)[:, None], here, before)
+
+
+def _placed(old: Tensor, place: Tensor, new: Tensor) -> Tensor:
+    """`old` [rows, capacity, ...] with `new` [rows, frames, ...] at `place` [rows, frames]; capacity is nowhere."""
+    room = torch.cat([old, torch.zeros_like(old[:, :1])], dim=1)
+    index = place.reshape(*place.shape, *[1] * (new.ndim - 2)).expand_as(new)
+    return room.scatter(1, index, new)[:, :-1]

@@ -1,0 +1,90 @@
+"""What every memory is: it puts something in front of a segment, and makes of the segment what it will put there next.
+
+    state = init(rows)
+    for each segment:
+        prefix = read(state)                  in front of the segment, as the decoder reads it
+        state  = write(segment, state)        once the decoder has read it
+
+So memories compose (their prefixes stand side by side), the decoder stays what it is, and a step costs the same however
+long a world has lived. Read comes before write: nothing that is foretold was seen. Weights sit in submodules that are
+called, never in a parameter that is looked at: under ZeRO 3 it would be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unimodel.memory.state import State
+
+Embed = Callable[[Tensor], Tensor]
+"""The decoder's table: ids [...] -> [..., dim]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Places in front of a segment.
+
+    embeds  [rows, places, dim]
+    grid    int64 [2, places] height and width of each, as patches have them
+    blocks  int64 [places] places of one block see each other both ways; -1 sees those before it
+    shown   bool [rows, places] whether there is anything
+    """
+
+    embeds: Tensor
+    grid: Tensor
+    blocks: Tensor
+    shown: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment as the decoder has read it, the noisy copies left aside.
+
+    hidden   [rows, length, dim] last hidden states
+    clean    bool [rows, length] tokens of the world itself, no copy and no padding
+    ids      int64 [rows, frames, codes] ids of the frames, oldest first, without the last one: the next segment has it
+    present  bool [rows, frames] whether there is such a frame
+    states   [rows, frames, dim] mean hidden state of each frame's codes
+    asked    [rows, places, dim] last hidden states of what the memory asked behind the segment
+    """
+
+    hidden: Tensor
+    clean: Tensor
+    ids: Tensor
+    present: Tensor
+    states: Tensor
+    asked: Tensor
+
+
+class Mechanism(Protocol):
+    """One kind of memory, as a module."""
+
+    prefix_places: int
+    """In front of every segment."""
+    asked_places: int
+    """Behind every segment, which see all of it and which nothing sees."""
+
+    def init(self, rows: int, device: torch.device) -> State:
+        """A memory of nothing."""
+        ...
+
+    def read(self, state: State, embed: Embed) -> Prefix: ...
+
+    def ask(self, state: State) -> Tensor:
+        """[rows, asked_places, dim] what stands behind the segment."""
+        ...
+
+    def write(self, segment: Segment, state: State) -> State:
+        """A new state; the old one stays as it is."""
+        ...
+
+
+def nothing_asked(state: State, dim: int) -> Tensor:
+    """[rows, 0, dim] for a memory that has no question."""
+    some = next(iter(state.values()))
+    return torch.zeros(some.shape[0], 0, dim, device=some.device)

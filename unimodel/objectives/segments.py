@@ -1,0 +1,33 @@
+"""A stretch of an episode as segments of one length, each corrupted by itself and filled up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unimodel.batch import SEQUENCE_FIELDS, CorruptedSequence, padding
+
+NOTHING = 0
+"""The id where nothing stands: nobody sees it."""
+
+
+def num_segments(steps: int, segment_frames: int) -> int:
+    """Segments of so many steps; one for a single frame."""
+    return max(1, -(-steps // segment_frames))
+
+
+def join_segments(segments: Sequence[CorruptedSequence], segment_tokens: int) -> CorruptedSequence:
+    """One sequence of them all. Raises ValueError for one that is longer than `segment_tokens`."""
+    pieces: list[CorruptedSequence] = []
+    for segment in segments:
+        left = segment_tokens - len(segment)
+        if left < 0:
+            raise ValueError(
+                f"a segment of {len(segment)} tokens is longer than memory.segment_tokens ({segment_tokens}): raise it "
+                "or lower memory.segment_frames"
+            )
+        pieces += [segment, padding(left, NOTHING)] if left else [segment]
+    return CorruptedSequence(
+        **{field: np.concatenate([getattr(piece, field) for piece in pieces], axis=-1) for field in SEQUENCE_FIELDS}
+    )
