@@ -43,29 +43,29 @@ def open_simulator(environment: str, seed: int, image_size: int) -> Environment:
 
 
 class Environment:
-    """A `Simulator` of whatever the environment is."""
+    """A `Simulator` of whatever the environment is: `own`, without wrappers."""
 
     sound_rate = 0
 
     def __init__(self, environment: str, seed: int, image_size: int) -> None:
         self.name = environment.rpartition(":")[2].replace("/", "-").replace(".", "-").lower()
         self._env, self._image_size = _make(environment), image_size
-        self._own: Any = self._env.unwrapped
+        self.own: Any = self._env.unwrapped
         self.num_actions, self._choices = _num_actions(self._env), _choices(self._env)
         assert self._env.spec is not None
         self._max_steps, self._steps = gymnasium.spec(self._env.spec.id).max_episode_steps, 0
-        self.restores = _is_bare(self._env) and hasattr(self._own, "snapshot") and hasattr(self._own, "restore")
-        self.has_events = hasattr(self._own, "possible_events") and hasattr(self._own, "make_happen")
+        self.restores = _is_bare(self._env) and hasattr(self.own, "snapshot") and hasattr(self.own, "restore")
+        self.has_events = hasattr(self.own, "possible_events") and hasattr(self.own, "make_happen")
         self._observation, _ = self._env.reset(seed=seed)
 
     @property
     def mission(self) -> str:
-        return str(getattr(self._own, "mission", "")) or f"play {self.name}"
+        return str(getattr(self.own, "mission", "")) or f"play {self.name}"
 
     def look(self) -> Moment:
         picture = self._observation if _sees(self._env) else self._env.render()
         assert isinstance(picture, np.ndarray)
-        return Moment(scaled(picture, self._image_size), f"the world {self.name}", _pose(self._own))
+        return Moment(scaled(picture, self._image_size), f"the world {self.name}", _pose(self.own))
 
     def step(self, action: int) -> tuple[float, bool, bool]:
         taken = action if self._choices is None else np.array(np.unravel_index(action, self._choices))
@@ -74,19 +74,19 @@ class Environment:
         return float(reward), bool(terminated), bool(truncated) or self._steps == self._max_steps
 
     def save(self) -> tuple[Any, int]:
-        return self._own.snapshot(), self._steps
+        return self.own.snapshot(), self._steps
 
     def load(self, state: tuple[Any, int]) -> None:
         own, self._steps = state
-        self._own.restore(own)
+        self.own.restore(own)
 
     def possible_events(self) -> Sequence[Sequence[str]]:
-        return self._own.possible_events() if self.has_events else []
+        return self.own.possible_events() if self.has_events else []
 
     def make_happen(self, text: str) -> None:
         if not self.has_events:
             raise ValueError(f"nothing happens in {self.name} because somebody says so: '{text}'")
-        self._own.make_happen(text)
+        self.own.make_happen(text)
 
     def bot(self) -> Bot | None:
         return None

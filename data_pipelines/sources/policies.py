@@ -6,6 +6,7 @@ them of those: `scripted_policy`, or the caller's own for kinds that are not kno
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,9 +19,11 @@ from data_pipelines.sources.policy_settings import (
     BotPolicy,
     EffectivePolicy,
     RandomPolicy,
+    RecallPolicy,
     ScriptedPolicy,
     StickyPolicy,
 )
+from data_pipelines.sources.scripts import follow, recall_script
 
 LoadPolicy = Callable[[Mapping[str, Any]], Policy]
 """Makes a policy of its settings. Worker processes call it: it is a function at the top of its module."""
@@ -31,7 +34,7 @@ _SCRIPTED: TypeAdapter[ScriptedPolicy] = TypeAdapter(ScriptedPolicy)
 def scripted_policy(settings: Mapping[str, Any]) -> Policy:
     """The policy of these settings. Raises ValueError for another kind or a setting that it does not have."""
     try:
-        policy = _SCRIPTED.validate_python(dict(settings))
+        policy = _SCRIPTED.validate_json(json.dumps(dict(settings)))
     except ValidationError as error:
         raise ValueError(f"policy {dict(settings)}: {error.errors()[0]['msg']}") from None
     match policy:
@@ -43,6 +46,8 @@ def scripted_policy(settings: Mapping[str, Any]) -> Policy:
             return OneByOne(partial(_sticky, repeat_fraction=policy.repeat_fraction))
         case RandomPolicy():
             return OneByOne(partial(_sticky, repeat_fraction=0.0))
+        case RecallPolicy():
+            return OneByOne(partial(follow, script=partial(recall_script, policy=policy)))
 
 
 def load_players(policies: Sequence[Mapping[str, Any]], load_policy: LoadPolicy) -> list[Player]:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, PositiveInt
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
+
+
+def _check_range(steps: tuple[int, int]) -> tuple[int, int]:
+    if steps[0] > steps[1]:
+        raise ValueError(f"least and most: {steps[0]} is more than {steps[1]}")
+    return steps
+
+
+Steps = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_check_range)]
+"""Least and most; drawn between them, each octave as often as another."""
 
 
 class _PolicySettings(Settings):
@@ -47,6 +57,14 @@ class BotPolicy(_PolicySettings):
     """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
 
 
+class RecallPolicy(_PolicySettings):
+    """Asks for the cue now and then. For `data_pipelines.sources.recall:Recall-v0`."""
+
+    kind: Literal["recall"]
+    gap_steps: Steps = (2, 100)
+    """From one picture of the cue to the next."""
+
+
 class RunPolicy(_PolicySettings):
     """What a trained run would do: the policy of its last finished stage with an objective `kind: policy`."""
 
@@ -57,8 +75,8 @@ class RunPolicy(_PolicySettings):
     """The likeliest action, instead of one drawn as likely as the policy says."""
 
 
-ScriptedPolicy = Annotated[RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy, Field(discriminator="kind")]
-AnyPolicy = Annotated[
-    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RunPolicy, Field(discriminator="kind")
+ScriptedPolicy = Annotated[
+    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RecallPolicy, Field(discriminator="kind")
 ]
+AnyPolicy = Annotated[ScriptedPolicy | RunPolicy, Field(discriminator="kind")]
 """Scripted, or of a model; who plays for the last is told by `unimodel.world.run_policy`."""

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.shards.atomic import remove_partials
 from data_pipelines.shards.index import INDEX_FILE, read_manifest
 from data_pipelines.shards.table import Lengths, open_table, table_path
@@ -27,8 +29,8 @@ from data_pipelines.shards.unfinished import (
 from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import encode_episode
 from data_pipelines.sources.families import family_of, open_world
-from data_pipelines.sources.play import Rules, play_episodes
-from data_pipelines.sources.policies import LoadPolicy, load_players, no_bot, scripted_policy
+from data_pipelines.sources.play import Play, Rules, play_episodes
+from data_pipelines.sources.policies import LoadPolicy, OneByOne, load_players, no_bot, scripted_policy
 from data_pipelines.sources.processes import run_tasks
 
 SEEDS_PER_RUN = 10_000_000
@@ -155,7 +157,7 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]
 
 def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
     """Refuses bad settings before any process starts."""
-    load_players(recording.policies, load_policy)
+    players = load_players(recording.policies, load_policy)
     world = open_world(recording.environment, 0, recording.image_size)
     if any(policy["kind"] == "bot" for policy in recording.policies) and world.simulator.bot() is None:
         raise ValueError(no_bot(recording.environment))
@@ -169,6 +171,9 @@ def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
             f"nothing happens in {recording.environment} because a text says so: set event_fraction to 0 (it is "
             f"{recording.event_fraction})"
         )
+    for player in players:
+        if isinstance(player.policy, OneByOne):  # a script knows whether a world is one of its own
+            player.policy([Play(world, np.random.default_rng(0), [world.moment])])
     world.close()
 
 

@@ -1,0 +1,104 @@
+"""A cue is shown, noise follows, and the cue comes back when it is asked for: `data_pipelines.sources.recall:Recall-v0`.
+
+What lies between cue and recall says nothing about the cue, so whoever foretells the recalled picture has remembered
+it. The plainest of delayed-recall tasks, in four image codes a frame. Every frame after the first is noise unless the
+action before it was RECALL.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+BLOCK = 8
+"""Pixels: a block is a patch of an image tokenizer."""
+SIZE = 2 * BLOCK
+ACTIONS = ("wait", "recall")
+RECALL = ACTIONS.index("recall")
+NUM_PATTERNS = 4
+COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan", "orange", "white")
+SHAPES = ("square", "disc", "cross", "ring")
+RGB = {
+    "red": (230, 30, 30),
+    "green": (30, 190, 30),
+    "blue": (40, 70, 255),
+    "yellow": (240, 230, 30),
+    "magenta": (220, 40, 220),
+    "cyan": (30, 220, 220),
+    "orange": (255, 140, 0),
+    "white": (255, 255, 255),
+}
+CUES = tuple(f"{colour} {SHAPES[number % len(SHAPES)]}" for number, colour in enumerate(COLOURS))
+"""What is to be remembered: one of them an episode."""
+
+
+class RecallState(NamedTuple):
+    """Where an episode stands."""
+
+    cue: int
+    picture: np.ndarray
+    chance: dict[str, Any]
+
+
+class Recall(gymnasium.Env[np.ndarray, np.int64]):
+    """An endless episode with one of CUES. Noise is made of blocks, each one of a few patterns: cheap to tell for an
+    image tokenizer, and not to be foretold."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(len(ACTIONS))
+    mission = "remember the first picture"
+
+    def __init__(self) -> None:
+        self.cue, self._picture = 0, cue_picture(0)
+
+    def get_action_meanings(self) -> tuple[str, ...]:
+        """Names of the actions, in their order."""
+        return ACTIONS
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Shows the cue of the seed."""
+        super().reset(seed=seed)
+        self.cue = int(self.np_random.integers(len(CUES)))
+        self._picture = cue_picture(self.cue)
+        return self._picture, {"cue": CUES[self.cue]}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Noise is drawn at every step, so that it does not tell whether anybody recalled."""
+        noise = PATTERNS[self.np_random.integers(NUM_PATTERNS, size=(2, 2))]
+        noise = noise.transpose(0, 2, 1, 3, 4).reshape(SIZE, SIZE, 3)
+        self._picture = cue_picture(self.cue) if action == RECALL else noise
+        return self._picture, 0.0, False, False, {}
+
+    def snapshot(self) -> RecallState:
+        """The whole world, to come back to."""
+        return RecallState(self.cue, self._picture, self.np_random.bit_generator.state)
+
+    def restore(self, state: RecallState) -> None:
+        """Exactly back, as often as wanted."""
+        self.cue, self._picture, self.np_random.bit_generator.state = state
+
+
+def cue_picture(cue: int) -> np.ndarray:
+    """uint8 [SIZE, SIZE, 3]: the shape of CUES[cue] on black."""
+    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    radius = np.hypot(x, y)
+    masks = {
+        "square": np.maximum(abs(x), abs(y)) < 5,
+        "disc": radius < 6.6,
+        "cross": (np.minimum(abs(x), abs(y)) < 2) & (np.maximum(abs(x), abs(y)) < 7),
+        "ring": (radius < 7.2) & (radius > 4),
+    }
+    colour, shape = CUES[cue].split()
+    return masks[shape][..., None] * np.array(RGB[colour], np.uint8)
+
+
+def _patterns() -> np.ndarray:
+    """uint8 [NUM_PATTERNS, BLOCK, BLOCK, 3]: the same grey noise for everybody."""
+    grey = np.random.default_rng(0).integers(2, size=(NUM_PATTERNS, BLOCK // 2, BLOCK // 2)) * 96 + 48
+    return grey.repeat(2, axis=1).repeat(2, axis=2)[..., None].repeat(3, axis=3).astype(np.uint8)
+
+
+PATTERNS = _patterns()
+gymnasium.register("Recall-v0", f"{__name__}:Recall")
