@@ -152,8 +152,12 @@ class Backbone(nn.Module):
         `position_ids` [4, rows, length] are (index, time, height, width); `mask` bool [rows, 1, length, keys] says
         which keys each token sees; `cache.update(key, value, layer)` takes the new keys and returns all of them.
         """
+        return self.hidden_after_embeds(self.embed(input_ids), position_ids, mask, cache)
+
+    def hidden_after_embeds(self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """The same for embeddings [rows, length, dim], wherever they are from."""
         return self.decoder.model(
-            input_ids=input_ids,
+            inputs_embeds=embeds,
             position_ids=position_ids if self.has_grid_positions else position_ids[0],
             attention_mask=self._by_layer(mask),
             past_key_values=cache,

@@ -45,9 +45,16 @@ class Passage:
 
 
 def lay_passage(
-    unread: Sequence[Unread], tokens: int, cache: KeyValueCache, pad_id: int, device: torch.device
+    unread: Sequence[Unread],
+    tokens: int,
+    cache: KeyValueCache,
+    pad_id: int,
+    device: torch.device,
+    remembered: Tensor,
 ) -> Passage:
-    """Puts the unread tokens of several worlds side by side, `tokens` a row. The cache must have room for them."""
+    """Puts the unread tokens of several worlds side by side, `tokens` a row. The cache must have room for them, behind
+    what each world remembers: bool [rows, places] where that says anything."""
+    before = remembered.shape[1]
     ids = np.full((len(unread), tokens), pad_id, dtype=np.int64)
     positions = np.zeros((4, len(unread), tokens), dtype=np.int64)
     document = np.full((len(unread), tokens), PADDING_DOCUMENT, dtype=np.int64)
@@ -55,16 +62,18 @@ def lay_passage(
     for row, part in enumerate(unread):
         here, there = slice(0, len(part)), slice(part.start, part.stop)
         ids[row, here] = part.ids[there]
-        positions[0, row, here] = np.arange(part.start, part.stop)
+        positions[0, row, here] = before + np.arange(part.start, part.stop)
         positions[1:, row, here] = part.layout.position_ids[:, there]
+        positions[1, row, here] += before
         document[row, here] = 0
         block[row, here] = part.layout.blocks[there]
-    starts = [part.start for part in unread]
+    starts = [before + part.start for part in unread]
     writing = cache.at([part.row for part in unread], starts, tokens)
     input_ids, position_ids, of_document, of_block = (
         torch.from_numpy(array).to(device) for array in (ids, positions, document, block)
     )
     mask = _mask(of_document, of_block, torch.tensor(starts, device=device), writing.extent)
+    mask[:, 0, :, :before] &= remembered[:, None]
     return Passage(input_ids, position_ids, mask, writing)
 
 

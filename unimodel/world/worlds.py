@@ -22,12 +22,15 @@ from torch import Tensor
 
 from unimodel.backbone.model import Backbone
 from unimodel.batch import TokenSequence
+from unimodel.memory.memory import Memory
+from unimodel.memory.state import State
 from unimodel.sampling.fill import FillSettings
 from unimodel.tokenizers.action import REWARD_BINS, reward_values
 from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Modality
 from unimodel.world.cache import KeyValueCache
 from unimodel.world.passage import Passage, Unread, lay_passage
+from unimodel.world.recollection import Recollection
 from unimodel.world.refine import choose, frame_generator, still_hidden
 from unimodel.world.state import WorldState
 from unimodel.world.window import OUTCOMES, lay_state
@@ -68,6 +71,10 @@ class _World:
     seed: int
     first: int
     read: int = 0
+    memory: State | None = None
+    """What it remembers of the time before its window; of a model without memory, nothing."""
+    remembered: Tensor | None = None
+    """bool [1, places] which of the cache's first places its memory has something in, once it was read."""
 
     @property
     def window_frames(self) -> int:
@@ -123,6 +130,10 @@ class Worlds:
         self._window_frames, self._settings = window_frames, settings or FillSettings()
         self._has_sink, self._has_outcomes = has_sink, has_outcomes
         self._kept_frames = max(1, int(KEPT_FRACTION * window_frames))
+        self._recollection = None
+        if isinstance(backbone.memory, Memory):  # windows are the segments of training
+            self._recollection = Recollection(backbone, backbone.memory, pad_id)
+            self._window_frames, self._kept_frames = self._recollection.window_frames, 1
         self._compiled_for = compiled_for
         self._cache = KeyValueCache(backbone.decoder, whole=compiled_for > 0)
         self._worlds: dict[int, _World] = {}
@@ -136,12 +147,29 @@ class Worlds:
     def cache_bytes(self) -> int:
         return self._cache.nbytes
 
-    def open(self, state: WorldState, seed: int = 0) -> int:
+    def open(self, state: WorldState, seed: int = 0, memory: State | None = None) -> int:
         """A slot for a world with this past, which goes on as the world that has lived it. Its noise, if any, follows
-        from `seed` and the number of each frame."""
+        from `seed` and the number of each frame. Without the `memory` of that world all of its past is read again."""
         slot = next(number for number in range(len(self._worlds) + 1) if number not in self._worlds)
-        self._worlds[slot] = _World(slot, state, seed, self._window_begins(len(state.frames)))
+        world = _World(slot, state, seed, self._window_begins(len(state.frames)))
+        if self._recollection is not None:
+            world.memory = memory or self._lived(world)
+        self._worlds[slot] = world
         return slot
+
+    def memory(self, slot: int) -> State | None:
+        """What a world remembers of the time before its window. Raises KeyError for a slot that is not open."""
+        return self._worlds[slot].memory
+
+    @torch.no_grad()
+    def _lived(self, world: _World) -> State:
+        """What a world remembers that has lived all before its window, segment by segment."""
+        assert self._recollection is not None
+        memory, frames = self._recollection.of_nothing(), self._window_frames
+        for first in range(0, world.first, frames - 1):
+            window = self._window(world.state.rewound(first + frames), first)
+            memory = self._recollection.written([memory], [(window.ids, window.sequence)])[0]
+        return memory
 
     @torch.no_grad()
     def branch(self, slot: int, seeds: Sequence[int]) -> list[int]:
@@ -155,11 +183,12 @@ class Worlds:
         window = self._next_window(world, 0)
         if world.read < window.block:
             self._read_past([world], [window])
-        slots = [self.open(world.state, seed) for seed in seeds]
+        slots = [self.open(world.state, seed, world.memory) for seed in seeds]
         for other in slots:
             self._worlds[other].first, self._worlds[other].read = world.first, world.read
+            self._worlds[other].remembered = world.remembered
         self._cache.grow(1 + max([slot, *slots]), self._cache.places)
-        self._cache.copy(world.row, slots, world.read)
+        self._cache.copy(world.row, slots, self._places_before + world.read)
         return slots
 
     def _window_begins(self, frames: int) -> int:
@@ -242,8 +271,12 @@ class Worlds:
 
     def _move_on(self, world: _World) -> None:
         """Makes room for one more frame in the world's window."""
-        if self._is_full(world):
-            world.first, world.read = len(world.state.frames) - self._kept_frames, 0
+        if not self._is_full(world):
+            return
+        if self._recollection is not None and world.memory is not None:
+            window = self._window(world.state, world.first)
+            world.memory = self._recollection.written([world.memory], [(window.ids, window.sequence)])[0]
+        world.first, world.read, world.remembered = len(world.state.frames) - self._kept_frames, 0, None
 
     def _is_full(self, world: _World) -> bool:
         """Whether the window must move on before it takes another frame."""
@@ -328,14 +361,30 @@ class Worlds:
         ]
         tokens = max(tokens, *map(len, unread))
         # A short row beside a long one is padded beyond its own end.
-        places = max(part.start for part in unread) + tokens
+        places = self._places_before + max(part.start for part in unread) + tokens
         num_worlds = 1 + max(part.row for part in unread)
         if self._compiled_for:  # all that these can need: what grows compiles again
             num_worlds = _power_of_two(max(num_worlds, self._compiled_for))
             whole_frames = self._window_frames + LATE_FRAMES + self._has_sink
-            places = max(places, *(window.prefix + whole_frames * window.step_tokens for window in windows))
+            whole = max(window.prefix + whole_frames * window.step_tokens for window in windows)
+            places = max(places, self._places_before + whole)
         self._cache.grow(num_worlds, -(-places // ROOM_TOKENS) * ROOM_TOKENS)
-        return lay_passage(unread, tokens, self._cache, self._pad_id, self._device)
+        return lay_passage(unread, tokens, self._cache, self._pad_id, self._device, self._recalled(worlds))
+
+    @property
+    def _places_before(self) -> int:
+        """Of a row of the cache, in front of every window."""
+        return self._recollection.places if self._recollection is not None else 0
+
+    def _recalled(self, worlds: Sequence[_World]) -> Tensor:
+        """bool [worlds, places] where what each remembers says anything, read into the cache where it is not yet."""
+        if self._recollection is None:
+            return torch.ones(len(worlds), 0, dtype=torch.bool, device=self._device)
+        for world in worlds:
+            if world.remembered is None:
+                assert world.memory is not None
+                world.remembered = self._recollection.recall([world.memory], [world.row], self._cache)
+        return torch.cat([world.remembered for world in worlds if world.remembered is not None])
 
     def _read(self, passage: Passage) -> Tensor:
         """[worlds, tokens, dim] last hidden states."""
