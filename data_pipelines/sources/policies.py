@@ -18,12 +18,13 @@ from data_pipelines.sources.play import Play, Player, Policy
 from data_pipelines.sources.policy_settings import (
     BotPolicy,
     EffectivePolicy,
+    MemoryPolicy,
     RandomPolicy,
     RecallPolicy,
     ScriptedPolicy,
     StickyPolicy,
 )
-from data_pipelines.sources.scripts import follow, recall_script
+from data_pipelines.sources.scripts import follow, memory_script, recall_script
 
 LoadPolicy = Callable[[Mapping[str, Any]], Policy]
 """Makes a policy of its settings. Worker processes call it: it is a function at the top of its module."""
@@ -48,6 +49,8 @@ def scripted_policy(settings: Mapping[str, Any]) -> Policy:
             return OneByOne(partial(_sticky, repeat_fraction=0.0))
         case RecallPolicy():
             return OneByOne(partial(follow, script=partial(recall_script, policy=policy)))
+        case MemoryPolicy():
+            return OneByOne(partial(follow, script=partial(memory_script, policy=policy)))
 
 
 def load_players(policies: Sequence[Mapping[str, Any]], load_policy: LoadPolicy) -> list[Player]:

@@ -65,6 +65,17 @@ class RecallPolicy(_PolicySettings):
     """From one picture of the cue to the next."""
 
 
+class MemoryPolicy(_PolicySettings):
+    """Looks at the cue, wanders where it cannot be seen, and steps on one of the two things. For
+    `MiniGrid-MemoryS...-v0`, seen from the agent's eyes."""
+
+    kind: Literal["memory"]
+    wander_steps: Steps = (1, 128)
+    """Between leaving the cue and going for a thing; the way there comes on top."""
+    right_fraction: Fraction = 0.5
+    """How often it takes the right thing: at 0.5 only the cue tells what the reward will be."""
+
+
 class RunPolicy(_PolicySettings):
     """What a trained run would do: the policy of its last finished stage with an objective `kind: policy`."""
 
@@ -76,7 +87,7 @@ class RunPolicy(_PolicySettings):
 
 
 ScriptedPolicy = Annotated[
-    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RecallPolicy, Field(discriminator="kind")
+    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RecallPolicy | MemoryPolicy, Field(discriminator="kind")
 ]
 AnyPolicy = Annotated[ScriptedPolicy | RunPolicy, Field(discriminator="kind")]
 """Scripted, or of a model; who plays for the last is told by `unimodel.world.run_policy`."""
