@@ -60,7 +60,8 @@ class Environment:
             if not hasattr(self.own, "view_cells"):
                 raise ValueError(no_view(environment, view_cells))
             self.own.view_cells = view_cells
-            tile_pixels(environment, view_cells, image_size)
+        if hasattr(self.own, "view_cells"):
+            tile_pixels(environment, self.own.view_cells, image_size)
         self._observation, _ = self._env.reset(seed=seed)
 
     @property

@@ -76,6 +76,34 @@ class MemoryPolicy(_PolicySettings):
     """How often it takes the right thing: at 0.5 only the cue tells what the reward will be."""
 
 
+class WalkPolicy(_PolicySettings):
+    """Forward most of the time, where that leads on, else a turn: comes about, and comes back. For worlds whose first
+    actions are left, right and forward: MiniGrid, `rooms`, `balls`, MiniWorld."""
+
+    kind: Literal["walk"]
+    forward_fraction: Fraction = 0.75
+
+
+class LoopsPolicy(_PolicySettings):
+    """From a place over one stop (A-B-A) or several (A-B-C-A) back to it, again and again, with a look around at each:
+    every pose there is met again. For grids that tell where one can walk: MiniGrid, `rooms`."""
+
+    kind: Literal["loops"]
+    stops: Steps = (1, 2)
+    distance_cells: Steps = (3, 12)
+    """Of a stop from where the loop begins, as one walks; any other place where there is none so far away."""
+
+
+class LookAwayPolicy(_PolicySettings):
+    """Looks at balls, turns away for a while, and looks again. For `data_pipelines.sources.balls:HiddenBalls-v0`."""
+
+    kind: Literal["look_away"]
+    seen_steps: Steps = (2, 8)
+    """Frames with the balls in sight, at a time: two at least tell where they are going."""
+    away_steps: Steps = (1, 32)
+    """Frames without."""
+
+
 class RunPolicy(_PolicySettings):
     """What a trained run would do: the policy of its last finished stage with an objective `kind: policy`."""
 
@@ -87,7 +115,16 @@ class RunPolicy(_PolicySettings):
 
 
 ScriptedPolicy = Annotated[
-    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RecallPolicy | MemoryPolicy, Field(discriminator="kind")
+    RandomPolicy
+    | StickyPolicy
+    | EffectivePolicy
+    | BotPolicy
+    | RecallPolicy
+    | MemoryPolicy
+    | WalkPolicy
+    | LoopsPolicy
+    | LookAwayPolicy,
+    Field(discriminator="kind"),
 ]
 AnyPolicy = Annotated[ScriptedPolicy | RunPolicy, Field(discriminator="kind")]
 """Scripted, or of a model; who plays for the last is told by `unimodel.world.run_policy`."""

@@ -30,6 +30,20 @@ def poses_of(cells: np.ndarray) -> set[Pose]:
     return {(int(x), int(y), direction) for y, x in np.argwhere(cells) for direction in range(4)}
 
 
+def distances(start: tuple[int, int], cells: np.ndarray) -> dict[tuple[int, int], int]:
+    """How many cells it is from `start` (x, y) to each that can be reached over the True ones of `cells`."""
+    found = {start: 0}
+    waiting = deque([start])
+    while waiting:
+        x, y = waiting.popleft()
+        for dx, dy in STEPS:
+            near = x + dx, y + dy
+            if near not in found and cells[near[1], near[0]]:
+                found[near] = found[x, y] + 1
+                waiting.append(near)
+    return found
+
+
 def leading_to(goals: Set[Pose], through: Set[Pose]) -> set[Pose]:
     """The poses of `through` from which one of `goals` can be reached without leaving `through`."""
     found = set(goals & through)
