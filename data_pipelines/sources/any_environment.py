@@ -23,7 +23,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from data_pipelines.sources.world import Bot, Moment, scaled
+from data_pipelines.sources.world import Bot, Moment, no_view, scaled, tile_pixels
 
 MAX_ACTIONS = 256
 
@@ -36,10 +36,10 @@ def action_names(environment: str) -> tuple[str, ...]:
     return own[:number] if len(own) >= number else tuple(f"action_{i}" for i in range(number))
 
 
-def open_simulator(environment: str, seed: int, image_size: int) -> Environment:
-    """The environment, reset with a seed. Raises ValueError for an unknown one, or one without discrete actions or
-    pictures."""
-    return Environment(environment, seed, image_size)
+def open_simulator(environment: str, seed: int, image_size: int, view_cells: int | None = None) -> Environment:
+    """The environment, reset with a seed. Raises ValueError for an unknown one, one without discrete actions or
+    pictures, and with `view_cells` for one that has none."""
+    return Environment(environment, seed, image_size, view_cells)
 
 
 class Environment:
@@ -47,7 +47,7 @@ class Environment:
 
     sound_rate = 0
 
-    def __init__(self, environment: str, seed: int, image_size: int) -> None:
+    def __init__(self, environment: str, seed: int, image_size: int, view_cells: int | None = None) -> None:
         self.name = environment.rpartition(":")[2].replace("/", "-").replace(".", "-").lower()
         self._env, self._image_size = _make(environment), image_size
         self.own: Any = self._env.unwrapped
@@ -56,6 +56,12 @@ class Environment:
         self._max_steps, self._steps = gymnasium.spec(self._env.spec.id).max_episode_steps, 0
         self.restores = _is_bare(self._env) and hasattr(self.own, "snapshot") and hasattr(self.own, "restore")
         self.has_events = hasattr(self.own, "possible_events") and hasattr(self.own, "make_happen")
+        if view_cells is not None:
+            if not hasattr(self.own, "view_cells"):
+                raise ValueError(no_view(environment, view_cells))
+            self.own.view_cells = view_cells
+        if hasattr(self.own, "view_cells"):
+            tile_pixels(environment, self.own.view_cells, image_size)
         self._observation, _ = self._env.reset(seed=seed)
 
     @property
@@ -90,6 +96,9 @@ class Environment:
 
     def bot(self) -> Bot | None:
         return None
+
+    def free_cells(self) -> np.ndarray | None:
+        return self.own.free_cells if hasattr(self.own, "free_cells") else None
 
     def close(self) -> None:
         self._env.close()

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from data_pipelines.extras import load_extra
-from data_pipelines.sources.world import Bot, Moment, scaled
+from data_pipelines.sources.world import Bot, Moment, no_view, scaled
 from data_pipelines.stream.randomness import keyed_generator
 
 PREFIX = "ALE/"
@@ -38,8 +38,10 @@ def action_names(environment: str) -> tuple[str, ...]:
     return tuple(name.lower() for name in env.get_action_meanings())
 
 
-def open_simulator(environment: str, seed: int, image_size: int) -> Game:
+def open_simulator(environment: str, seed: int, image_size: int, view_cells: int | None = None) -> Game:
     """The game, somewhere in its first seconds. Raises ValueError for an unknown one."""
+    if view_cells is not None:
+        raise ValueError(no_view(environment, view_cells))
     return Game(environment, seed, image_size)
 
 
@@ -110,6 +112,9 @@ class Game:
         raise ValueError(f"nothing happens in {self.name} because somebody says so: '{text}'")
 
     def bot(self) -> Bot | None:
+        return None
+
+    def free_cells(self) -> None:
         return None
 
     def close(self) -> None:

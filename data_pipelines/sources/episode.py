@@ -57,6 +57,7 @@ class Episode:
     policy       who acted; "" when nobody told
     events       what happened in the world by a text, each before the action of its step, in order: the next frame is
                  the first to show it
+    view_cells   how many cells a side the agent saw; None for the picture that the environment makes by itself
 
     Raises ValueError naming the key and the field for a wrong dtype, shape, length or range.
     """
@@ -76,6 +77,7 @@ class Episode:
     audio_rate: int = 0
     policy: str = ""
     events: tuple[Event, ...] = ()
+    view_cells: int | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
@@ -141,6 +143,7 @@ def encode_episode(episode: Episode) -> dict[str, bytes]:
         "num_actions": episode.num_actions,
         "policy": episode.policy,
         "events": [event._asdict() for event in episode.events],
+        "view_cells": episode.view_cells,
     }
     arrays = {f"{name}.npy": _to_npy(getattr(episode, name)) for name in ARRAY_FIELDS}
     text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -169,12 +172,13 @@ def decode_episode(key: str, fields: dict[str, bytes]) -> Episode:
         audio_rate=audio_rate,
         policy=about["policy"],
         events=tuple(Event(**event) for event in about["events"]),
+        view_cells=about["view_cells"],
     )
 
 
 def decode_about(key: str, fields: dict[str, bytes]) -> dict[str, Any]:
-    """The checked `json` field: mission, captions, environment, seed, num_actions, num_frames, policy, events (and what
-    follows from the arrays, for other readers: num_steps, image_size)."""
+    """The checked `json` field: mission, captions, environment, seed, num_actions, num_frames, policy, events,
+    view_cells (and what follows from the arrays, for other readers: num_steps, image_size)."""
     try:
         about = json.loads(_field(key, fields, "json"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -184,12 +188,14 @@ def decode_about(key: str, fields: dict[str, bytes]) -> dict[str, Any]:
         value = about.get(name) if isinstance(about, dict) else None
         if not isinstance(value, expected):
             raise ValueError(f"sample {key}: field json has no valid {name} ({value!r}): {RECORD_AGAIN}")
-    about = {"policy": "", "events": []} | about  # older recordings have neither
+    about = {"policy": "", "events": [], "view_cells": None} | about  # older recordings have none of them
     if not isinstance(about["events"], list) or not all(map(_is_event, about["events"])):
         raise ValueError(f"sample {key}: field json has no valid events ({about['events']!r}): {RECORD_AGAIN}")
     texts = [about["mission"], about["policy"], *about["captions"], *(event["text"] for event in about["events"])]
     if not all(isinstance(text, str) and _is_unicode(text) for text in texts):
         raise ValueError(f"sample {key}: field json has words that are not text: {RECORD_AGAIN}")
+    if about["view_cells"] is not None and type(about["view_cells"]) is not int:
+        raise ValueError(f"sample {key}: field json has no valid view_cells ({about['view_cells']!r}): {RECORD_AGAIN}")
     if about["num_frames"] < 1:
         raise ValueError(f"sample {key}: field json has num_frames {about['num_frames']}: {RECORD_AGAIN}")
     return about

@@ -18,17 +18,24 @@ def family_of(environment: str) -> Family:
     return minigrid if environment.startswith(minigrid.PREFIXES) else any_environment
 
 
-def open_world(environment: str, seed: int, image_size: int) -> World:
-    """The world of a gymnasium id, where the episode of `seed` begins; the caller closes it.
+def open_world(environment: str, seed: int, image_size: int, view_cells: int | None = None) -> World:
+    """The world of a gymnasium id, where the episode of `seed` begins; the caller closes it. `view_cells`: how many
+    cells a side an agent in a grid sees before it, None for the picture that the environment makes by itself.
 
-    Raises ValueError for an unknown or unsuitable environment or image size, MissingExtraError when its package is not
-    installed.
+    Raises ValueError for an unknown or unsuitable environment, image size or view, MissingExtraError when its package
+    is not installed.
     """
-    return World(environment, seed, family_of(environment).open_simulator(environment, seed, image_size))
+    simulator = family_of(environment).open_simulator(environment, seed, image_size, view_cells)
+    return World(environment, seed, simulator)
 
 
 def branch_frames(
-    environment: str, seed: int, actions: Sequence[int], image_size: int, events: Sequence[Event] = ()
+    environment: str,
+    seed: int,
+    actions: Sequence[int],
+    image_size: int,
+    events: Sequence[Event] = (),
+    view_cells: int | None = None,
 ) -> np.ndarray:
     """uint8 [num_actions, size, size, 3]: the true next frame of every possible action after replaying `actions` from
     where the episode of `seed` begins. Of `events`, those up to the step of the branches happen.
@@ -37,7 +44,7 @@ def branch_frames(
     Raises ValueError when an action does not exist, the episode is over before or with the last of `actions`, or two
     replays of them differ.
     """
-    world = open_world(environment, seed, image_size)
+    world = open_world(environment, seed, image_size, view_cells)
     replay(world, actions, events)
     state, before = world.snapshot() if world.restores else None, world.frame
     branches = []
@@ -46,7 +53,7 @@ def branch_frames(
             world.restore(state)
         elif action:
             world.close()
-            world = open_world(environment, seed, image_size)
+            world = open_world(environment, seed, image_size, view_cells)
             replay(world, actions, events)
             if not np.array_equal(world.frame, before):
                 raise ValueError(f"{environment}, seed {seed}: two replays differ, so it has no branches to compare")

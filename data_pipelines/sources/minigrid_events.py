@@ -12,7 +12,7 @@ One function makes a sentence come true, whether the recorder drew it, a recordi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from string import ascii_lowercase
 
 from minigrid.core.constants import COLOR_NAMES
@@ -49,14 +49,17 @@ def make_happen(env: MiniGridEnv, text: str) -> None:
         env.update_objs_poss()  # its missions know where things are
 
 
-def possible_events(env: MiniGridEnv) -> list[list[str]]:
-    """Sentences that can come true now, by what they do; none about what the mission asks for or needs."""
+def possible_events(env: MiniGridEnv, in_sight: Collection[Cell] | None = None) -> list[list[str]]:
+    """Sentences that can come true now, by what they do; none about what the mission asks for or needs, and none about
+    what is not `in_sight` (None: everything is)."""
     appear, vanish, turn, doors = [], [], [], []
     for place in PLACES:
         if _is_free(env, _cell_at(env, place)):
             kinds = [(colour, thing) for colour in COLOR_NAMES for thing in THINGS]
             appear += [f"a {c} {t} appears {place}" for c, t in kinds if not _is_asked_for(env, c, t)]
     for cell, found in _objects(env):
+        if in_sight is not None and cell not in in_sight:
+            continue
         if _is_asked_for(env, found.color, found.type) or getattr(found, "contains", None) is not None:
             continue
         name = _name(env, cell, found)

@@ -57,11 +57,13 @@ class Player(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How episodes are played: at most `max_steps` steps, frames of `image_size` pixels a side; in `event_fraction` of
-    them an event is to happen at a step drawn from all `max_steps`, and does unless the episode is over by then."""
+    them an event is to happen at a step drawn from all `max_steps`, and does unless the episode is over by then;
+    `view_cells` as `open_world` takes it."""
 
     max_steps: int
     image_size: int
     event_fraction: float = 0.0
+    view_cells: int | None = None
 
 
 def play_episodes(environment: str, seeds: Sequence[int], players: Sequence[Player], rules: Rules) -> Iterator[Episode]:
@@ -93,7 +95,7 @@ def _play_together(environment: str, seeds: Sequence[int], player: Player, rules
     """Step by step, as one batch."""
     plays, chances = [], {}
     for seed in seeds:
-        world = open_world(environment, seed, rules.image_size)
+        world = open_world(environment, seed, rules.image_size, rules.view_cells)
         plays.append(Play(world, keyed_generator("episode", environment, seed), [world.moment]))
         chances[seed] = keyed_generator("event", environment, seed)
     at = {seed: _event_step(chance, rules) for seed, chance in chances.items()}
@@ -110,7 +112,7 @@ def _play_together(environment: str, seeds: Sequence[int], player: Player, rules
             play.done.append(step.terminated)
             play.moments.append(play.world.moment)
     for play in plays:
-        yield _episode(play, player.name)
+        yield _episode(play, player.name, rules.view_cells)
         play.world.close()
 
 
@@ -130,7 +132,7 @@ def _make_something_happen(play: Play, chance: np.random.Generator) -> None:
         play.events.append(Event(len(play.actions), text))
 
 
-def _episode(play: Play, policy: str) -> Episode:
+def _episode(play: Play, policy: str, view_cells: int | None) -> Episode:
     world, moments = play.world, play.moments
     return Episode(
         key=f"{world.simulator.name}-{world.seed:08d}",
@@ -148,6 +150,7 @@ def _episode(play: Play, policy: str) -> Episode:
         audio_rate=world.simulator.sound_rate,
         policy=policy,
         events=tuple(play.events),
+        view_cells=view_cells,
     )
 
 

@@ -18,12 +18,24 @@ from data_pipelines.sources.play import Play, Player, Policy
 from data_pipelines.sources.policy_settings import (
     BotPolicy,
     EffectivePolicy,
+    LookAwayPolicy,
+    LoopsPolicy,
+    MemoryPolicy,
     RandomPolicy,
     RecallPolicy,
     ScriptedPolicy,
     StickyPolicy,
+    WalkPolicy,
 )
-from data_pipelines.sources.scripts import follow, recall_script
+from data_pipelines.sources.scripts import (
+    Script,
+    follow,
+    look_away_script,
+    loops_script,
+    memory_script,
+    recall_script,
+    walk_script,
+)
 
 LoadPolicy = Callable[[Mapping[str, Any]], Policy]
 """Makes a policy of its settings. Worker processes call it: it is a function at the top of its module."""
@@ -47,7 +59,19 @@ def scripted_policy(settings: Mapping[str, Any]) -> Policy:
         case RandomPolicy():
             return OneByOne(partial(_sticky, repeat_fraction=0.0))
         case RecallPolicy():
-            return OneByOne(partial(follow, script=partial(recall_script, policy=policy)))
+            return _follower(partial(recall_script, policy=policy))
+        case MemoryPolicy():
+            return _follower(partial(memory_script, policy=policy))
+        case WalkPolicy():
+            return _follower(partial(walk_script, policy=policy))
+        case LoopsPolicy():
+            return _follower(partial(loops_script, policy=policy))
+        case LookAwayPolicy():
+            return _follower(partial(look_away_script, policy=policy))
+
+
+def _follower(script: Script) -> Policy:
+    return OneByOne(partial(follow, script=script))
 
 
 def load_players(policies: Sequence[Mapping[str, Any]], load_policy: LoadPolicy) -> list[Player]:

@@ -65,6 +65,45 @@ class RecallPolicy(_PolicySettings):
     """From one picture of the cue to the next."""
 
 
+class MemoryPolicy(_PolicySettings):
+    """Looks at the cue, wanders where it cannot be seen, and steps on one of the two things. For
+    `MiniGrid-MemoryS...-v0`, seen from the agent's eyes."""
+
+    kind: Literal["memory"]
+    wander_steps: Steps = (1, 128)
+    """Between leaving the cue and going for a thing; the way there comes on top."""
+    right_fraction: Fraction = 0.5
+    """How often it takes the right thing: at 0.5 only the cue tells what the reward will be."""
+
+
+class WalkPolicy(_PolicySettings):
+    """Forward most of the time, where that leads on, else a turn: comes about, and comes back. For worlds whose first
+    actions are left, right and forward: MiniGrid, `rooms`, `balls`, MiniWorld."""
+
+    kind: Literal["walk"]
+    forward_fraction: Fraction = 0.75
+
+
+class LoopsPolicy(_PolicySettings):
+    """From a place over one stop (A-B-A) or several (A-B-C-A) back to it, again and again, with a look around at each:
+    every pose there is met again. For grids that tell where one can walk: MiniGrid, `rooms`."""
+
+    kind: Literal["loops"]
+    stops: Steps = (1, 2)
+    distance_cells: Steps = (3, 12)
+    """Of a stop from where the loop begins, as one walks; any other place where there is none so far away."""
+
+
+class LookAwayPolicy(_PolicySettings):
+    """Looks at balls, turns away for a while, and looks again. For `data_pipelines.sources.balls:HiddenBalls-v0`."""
+
+    kind: Literal["look_away"]
+    seen_steps: Steps = (2, 8)
+    """Frames with the balls in sight, at a time: two at least tell where they are going."""
+    away_steps: Steps = (1, 32)
+    """Frames without."""
+
+
 class RunPolicy(_PolicySettings):
     """What a trained run would do: the policy of its last finished stage with an objective `kind: policy`."""
 
@@ -76,7 +115,16 @@ class RunPolicy(_PolicySettings):
 
 
 ScriptedPolicy = Annotated[
-    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RecallPolicy, Field(discriminator="kind")
+    RandomPolicy
+    | StickyPolicy
+    | EffectivePolicy
+    | BotPolicy
+    | RecallPolicy
+    | MemoryPolicy
+    | WalkPolicy
+    | LoopsPolicy
+    | LookAwayPolicy,
+    Field(discriminator="kind"),
 ]
 AnyPolicy = Annotated[ScriptedPolicy | RunPolicy, Field(discriminator="kind")]
 """Scripted, or of a model; who plays for the last is told by `unimodel.world.run_policy`."""

@@ -1,4 +1,4 @@
-"""A cue is shown, noise follows, and the cue comes back when it is asked for: `data_pipelines.sources.recall:Recall-v0`.
+"""A cue is shown, noise follows, the cue comes back when it is asked for: `data_pipelines.sources.recall:Recall-v0`.
 
 What lies between cue and recall says nothing about the cue, so whoever foretells the recalled picture has remembered
 it. The plainest of delayed-recall tasks, in four image codes a frame. Every frame after the first is noise unless the
@@ -7,6 +7,7 @@ action before it was RECALL.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -39,7 +40,7 @@ class RecallState(NamedTuple):
 
     cue: int
     picture: np.ndarray
-    chance: dict[str, Any]
+    chance: Mapping[str, Any]
 
 
 class Recall(gymnasium.Env[np.ndarray, np.int64]):

@@ -57,6 +57,7 @@ class Recording:
     image_size: int
     episodes_per_shard: int
     event_fraction: float = 0.0
+    view_cells: int | None = None
 
     def __post_init__(self) -> None:
         for split, episodes in self.splits.items():
@@ -149,7 +150,7 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]
         recording.environment,
         range(task.first_seed, task.first_seed + task.num_episodes),
         load_players(recording.policies, task.load_policy),
-        Rules(recording.max_steps, recording.image_size, recording.event_fraction),
+        Rules(recording.max_steps, recording.image_size, recording.event_fraction, recording.view_cells),
     )
     for episode in episodes:
         yield episode.key, encode_episode(episode), {"frames": len(episode.frames)}
@@ -158,7 +159,7 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes], Lengths]]
 def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
     """Refuses bad settings before any process starts."""
     players = load_players(recording.policies, load_policy)
-    world = open_world(recording.environment, 0, recording.image_size)
+    world = open_world(recording.environment, 0, recording.image_size, recording.view_cells)
     if any(policy["kind"] == "bot" for policy in recording.policies) and world.simulator.bot() is None:
         raise ValueError(no_bot(recording.environment))
     if any(policy["kind"] == "effective" for policy in recording.policies) and not world.restores:

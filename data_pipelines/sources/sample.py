@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Sample:
     done               bool [T]
     num_actions        size of the action space; 0 without one
     events             what happened by a text, each before the action of its step
+    poses              [T + 1, 3] of the agent, as `Episode` has them; [0, 0] where nobody tells
     """
 
     key: str
@@ -60,6 +61,7 @@ class Sample:
     done: np.ndarray
     num_actions: int
     events: tuple[Event, ...] = ()
+    poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def num_frames(self) -> int:
@@ -104,6 +106,7 @@ def sample_of(episode: Episode) -> Sample:
         done=episode.done,
         num_actions=episode.num_actions,
         events=episode.events,
+        poses=episode.poses,
     )
 
 

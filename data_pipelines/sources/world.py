@@ -84,6 +84,10 @@ class Simulator(Protocol):
         """A bot of the environment's own that plays from here, if there is one."""
         ...
 
+    def free_cells(self) -> np.ndarray | None:
+        """bool [height, width]: where the agent of a grid may walk and the episode goes on; None in other worlds."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -94,7 +98,9 @@ class Family(Protocol):
         """Names of the actions 0, 1, ..."""
         ...
 
-    def open_simulator(self, environment: str, seed: int, image_size: int) -> Simulator: ...
+    def open_simulator(
+        self, environment: str, seed: int, image_size: int, view_cells: int | None = None
+    ) -> Simulator: ...
 
 
 class Snapshot(NamedTuple):
@@ -167,6 +173,22 @@ class World:
 
     def close(self) -> None:
         self.simulator.close()
+
+
+def tile_pixels(environment: str, cells: int, image_size: int) -> int:
+    """Pixels a side of each of `cells` x `cells` cells. Raises ValueError unless whole ones fill the picture."""
+    if image_size < cells or image_size % cells:
+        fitting = sorted({max(1, image_size // cells) * cells, (image_size // cells + 1) * cells})
+        raise ValueError(
+            f"{environment} shows {cells}x{cells} cells and {image_size} pixels do not divide into whole cells: "
+            f"image_size must be a multiple of {cells}, e.g. {' or '.join(map(str, fitting))}"
+        )
+    return image_size // cells
+
+
+def no_view(environment: str, view_cells: int) -> str:
+    """What to say when a world without cells is to be seen from within them."""
+    return f"{environment} has no view of {view_cells} cells: leave view_cells out, it is for MiniGrid and its like"
 
 
 def scaled(picture: np.ndarray, size: int) -> np.ndarray:

@@ -33,12 +33,13 @@ def played(
     max_steps: int = 8,
     image_size: int = 64,
     event_fraction: float = 0.0,
+    view_cells: int | None = None,
     kind: str = "sticky",
     **policy: object,
 ) -> list[Episode]:
     """The episodes of these seeds."""
     players = load_players([{"kind": kind, **policy}], scripted_policy)
-    return list(play_episodes(environment, seeds, players, Rules(max_steps, image_size, event_fraction)))
+    return list(play_episodes(environment, seeds, players, Rules(max_steps, image_size, event_fraction, view_cells)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

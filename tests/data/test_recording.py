@@ -56,11 +56,11 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     played: list[int] = []
     real = minigrid.open_simulator
 
-    def interrupted_at_the_seventh(environment: str, seed: int, image_size: int) -> object:
+    def interrupted_at_the_seventh(environment: str, seed: int, image_size: int, view_cells: None) -> object:
         if len(played) == 6:
             raise KeyboardInterrupt
         played.append(seed)
-        return real(environment, seed, image_size)
+        return real(environment, seed, image_size, view_cells)
 
     monkeypatch.setattr(minigrid, "open_simulator", interrupted_at_the_seventh)
     with pytest.raises(KeyboardInterrupt):

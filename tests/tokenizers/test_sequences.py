@@ -286,6 +286,24 @@ def test_a_missing_action_stands_as_a_known_one_does() -> None:
     assert (known.blocks == missing.blocks).all() and (known.position_ids == missing.position_ids).all()
 
 
+@pytest.mark.parametrize("episode", [EPISODE, EVENTFUL], ids=["plain", "eventful"])
+@pytest.mark.parametrize("large", [0, 1 << 17], ids=["uint16", "uint32"])
+def test_poses_survive_their_shard_and_damaged_ones_are_told(episode: TokenisedEpisode, large: int) -> None:
+    poses = np.random.default_rng(0).normal(size=(episode.num_frames, 3)).astype(np.float32)
+    posed = replace(episode, poses=poses, frames=episode.frames + large)
+    fields_of_shard = encode_tokenised(posed)
+    back = decode_tokenised(posed.key, fields_of_shard)
+    assert back.poses.dtype == np.float32 and np.array_equal(back.poses, poses)
+    assert [(step, ids.tolist()) for step, ids in back.events] == [(s, ids.tolist()) for s, ids in episode.events]
+    assert np.array_equal(back.frames, posed.frames)
+    whole = np.load(io.BytesIO(fields_of_shard["tokens.npy"]))
+    for damaged in (whole[:-1], np.append(whole, 0).astype(whole.dtype)):
+        buffer = io.BytesIO()
+        np.save(buffer, damaged)
+        with pytest.raises(ValueError, match="damaged"):
+            decode_tokenised(posed.key, {"tokens.npy": buffer.getvalue()})
+
+
 def test_a_long_text_is_read_in_parts_and_ends_once() -> None:
     (caption,) = TEXT.captions
     whole = [*caption.tolist(), EOS_ID]

@@ -71,7 +71,8 @@ def branching_state(
     rng = keyed_generator("evaluate branches", episode.key)
     at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
     before = episode.actions[:at].tolist()
-    frames = branch_frames(episode.environment, episode.seed, before, image_size, episode.events)
+    environment, seed, view = episode.environment, episode.seed, episode.view_cells
+    frames = branch_frames(environment, seed, before, image_size, episode.events, view)
     classes = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)[1].ravel()
     tried = [int(rng.choice(np.flatnonzero(classes == kind))) for kind in range(classes.max() + 1)]
     world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)

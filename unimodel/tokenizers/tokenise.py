@@ -25,7 +25,7 @@ from unimodel.tokenizers.finished import has_tokens_of, source_names, source_spl
 from unimodel.tokenizers.prepare import load_run_bundle, read_sample
 from unimodel.tokenizers.text import encode_text
 from unimodel.tokenizers.tokenised_shards import encode_tokenised, tokenised_lengths
-from unimodel.tokenizers.unified import TokenisedEpisode
+from unimodel.tokenizers.unified import NO_POSES, TokenisedEpisode
 
 SAMPLES_PER_SHARD = 1000
 QUARANTINE = "quarantine.jsonl"
@@ -59,6 +59,7 @@ def tokenise_sample(sample: Sample, bundle: TokenizerBundle) -> TokenisedEpisode
         mission=encode_text(bundle.text, sample.mission),
         captions=tuple(encode_text(bundle.text, caption) for caption in sample.captions),
         events=tuple((event.step, encode_text(bundle.text, event.text)) for event in sample.events),
+        poses=sample.poses.astype(np.float32) if sample.poses.size else NO_POSES,
     )
 
 

@@ -12,7 +12,7 @@ from data_pipelines.shards.npy import decode_npy
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
 from data_pipelines.sources.sample import UNKNOWN_ACTION
-from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
+from unimodel.tokenizers.unified import NO_POSES, EpisodeShape, TokenisedEpisode
 
 FIELD = "tokens.npy"
 ARRAYS = ("grid", "frames", "audio", "actions", "rewards", "done", "mission", "caption_lengths", "captions")
@@ -36,8 +36,9 @@ def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
     """One flat array: how long each of ARRAYS is, then all of them, one after another; uint16 where that holds them.
 
     A member for each would cost a reader more than everything else that it does for a sample. Rewards are the bits of
-    float32 values, captions are concatenated, actions count from 1 with 0 for the unknown. Events, if there are any,
-    stand behind all of that: how many, the step of each, the length of each, and their ids.
+    float32 values, captions are concatenated, actions count from 1 with 0 for the unknown. Events and poses, if
+    there are any, stand behind all of that: how many events, the step of each, the length of each, and their ids; then
+    how many numbers a pose has, and the bits of all of them.
     """
     arrays = {
         "grid": np.array([*episode.frames.shape, episode.audio.shape[1]]),
@@ -53,9 +54,11 @@ def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
     largest = max(int(array.max(initial=len(array))) for array in (*arrays.values(), events))
     dtype = np.uint16 if 2 * largest <= np.iinfo(np.uint16).max else np.uint32
     arrays["rewards"] = episode.rewards.astype(np.float32).view(dtype)
+    poses = _encode_poses(episode.poses, dtype)
+    events = np.zeros(1, dtype=np.int64) if len(poses) and not len(events) else events
     lengths = np.array([len(arrays[name]) for name in ARRAYS])
     buffer = io.BytesIO()
-    values = np.concatenate([lengths, *(arrays[name] for name in ARRAYS), events]).astype(dtype)
+    values = np.concatenate([lengths, *(arrays[name] for name in ARRAYS), events, poses]).astype(dtype)
     np.lib.format.write_array(buffer, values, allow_pickle=False)
     return {FIELD: buffer.getvalue()}
 
@@ -89,6 +92,7 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
         grid, frames, audio, actions, rewards, done, mission, caption_lengths, captions = arrays
         num_frames, rows, columns, codes = grid.tolist()
         rewards = rewards.view(np.float32)
+        events, rest = _decode_events(rest, num_frames - 1)
         bounds = list(accumulate(caption_lengths.tolist(), initial=0))
         # Arrays that do not belong together must not reach the layouts, which index one by the other.
         if {len(actions), len(done), len(rewards)} != {num_frames - 1} or len(bounds) - 1 not in (1, num_frames):
@@ -107,7 +111,8 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
             done=done,
             mission=mission,
             captions=Captions(captions, bounds),
-            events=_decode_events(rest, num_frames - 1),
+            events=events,
+            poses=_decode_poses(rest, num_frames),
         )
     except (KeyError, ValueError) as error:
         raise ValueError(
@@ -122,16 +127,33 @@ def _encode_events(events: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     return np.concatenate([[len(events)], steps, list(map(len, ids)), *ids])
 
 
-def _decode_events(values: np.ndarray, num_steps: int) -> tuple[tuple[int, np.ndarray], ...]:
-    """Raises ValueError when they are not whole."""
+def _decode_events(values: np.ndarray, num_steps: int) -> tuple[tuple[tuple[int, np.ndarray], ...], np.ndarray]:
+    """The events, and what stands behind them. Raises ValueError when they are not whole."""
     if not len(values):
-        return ()
+        return (), values
     count = int(values[0])
     steps, lengths, ids = np.split(values[1:], [count, 2 * count])
     bounds = list(accumulate(lengths.tolist(), initial=0))
-    if len(lengths) != count or bounds[-1] != len(ids) or steps.max(initial=0) >= num_steps:
+    if len(lengths) != count or bounds[-1] > len(ids) or steps.max(initial=0) >= num_steps:
         raise ValueError("its events are damaged")
-    return tuple((step, ids[a:b]) for step, a, b in zip(steps.tolist(), bounds, bounds[1:], strict=False))
+    events = tuple((step, ids[a:b]) for step, a, b in zip(steps.tolist(), bounds, bounds[1:], strict=False))
+    return events, ids[bounds[-1] :]
+
+
+def _encode_poses(poses: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    if not poses.size:
+        return np.zeros(0, dtype=dtype)
+    return np.concatenate([[poses.shape[1]], poses.astype(np.float32).ravel().view(dtype)])
+
+
+def _decode_poses(values: np.ndarray, num_frames: int) -> np.ndarray:
+    """Raises ValueError when they are not whole."""
+    if not len(values):
+        return NO_POSES
+    bits = values[1:]
+    if not values[0] or bits.nbytes != 4 * num_frames * int(values[0]):
+        raise ValueError("its events or its poses are damaged")
+    return bits.view(np.float32).reshape(num_frames, -1)
 
 
 def _arrays(payload: bytes) -> tuple[list[np.ndarray], np.ndarray]:

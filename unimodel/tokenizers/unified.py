@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -44,6 +44,7 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 SINK_TIME = -1
 """Of the first frame of an episode in front of a window that begins later."""
+NO_POSES = np.zeros((0, 0), dtype=np.float32)
 AGENT_TOKENS = 2
 """Questions to an agent at the end of a moment."""
 
@@ -68,6 +69,8 @@ class TokenisedEpisode:
     """T + 1 id arrays, or one for all of them."""
     events: tuple[tuple[int, np.ndarray], ...] = ()
     """(step, ids) of what happened by a text before the action of that step, in order."""
+    poses: np.ndarray = field(default_factory=lambda: NO_POSES)
+    """float32 [T + 1, 3] where the agent stood and looked, NO_POSES where nobody tells. No token tells it either."""
 
     @property
     def num_frames(self) -> int:

@@ -22,7 +22,8 @@ class RealEpisode:
         if not start.environment:
             raise ValueError("this episode was not recorded here: its environment cannot be played again")
         self._image = loaded.bundle.image
-        self._world = open_world(start.environment, start.seed, loaded.config.data.recording.image_size)
+        size = loaded.config.data.recording.image_size
+        self._world = open_world(start.environment, start.seed, size, start.view_cells)
         self.state = WorldState(start.state.mission, self._codes(), np.zeros(0, dtype=np.int64))
 
     @property

@@ -25,6 +25,7 @@ class Start:
     mission: str
     environment: str
     seed: int
+    view_cells: int | None = None
 
 
 def random_moments(loaded: LoadedRun, split: Split, count: int, frames: int, seed: int) -> list[WorldState]:
@@ -69,4 +70,4 @@ class Starts:
         about = decode_about(*self._recorded.read(number))
         frames = min(self._frames, episode.num_frames)
         state = WorldState(episode.mission, episode.frames[:frames], episode.actions[: frames - 1])
-        return Start(state, about["mission"], about["environment"], about["seed"])
+        return Start(state, about["mission"], about["environment"], about["seed"], about["view_cells"])

@@ -58,7 +58,7 @@ class PlayedWorld:
         if beside_reality and episode.environment and ground.environment is None:
             world._no_twin = INFERRED_ACTIONS
         elif beside_reality and episode.environment:
-            world._twin = Twin(episode.environment, episode.seed, episode.frames.shape[1])
+            world._twin = Twin(episode.environment, episode.seed, episode.frames.shape[1], episode.view_cells)
         elif beside_reality:
             world._no_twin = NO_ENVIRONMENT
         shown = [await ground.model.call(lambda dream=dream: world._first(dream)) for dream in dreams]

@@ -35,8 +35,9 @@ class Reality:
 class Twin:
     """The environment of one episode. One thread at a time."""
 
-    def __init__(self, environment: str, seed: int, image_size: int) -> None:
-        self._environment, self._seed, self._image_size = environment, seed, image_size
+    def __init__(self, environment: str, seed: int, image_size: int, view_cells: int | None = None) -> None:
+        self._environment, self._seed = environment, seed
+        self._image_size, self._view_cells = image_size, view_cells
         self._world: World | None = None
         self._done: list[Deed] = []
         self._seen: list[bytes] = []
@@ -70,7 +71,7 @@ class Twin:
         shared = next((i for i, (a, b) in enumerate(zip(done, deeds, strict=False)) if a != b), None)
         shared = min(len(done), len(deeds)) if shared is None else shared
         self.close()
-        self._world = open_world(self._environment, self._seed, self._image_size)
+        self._world = open_world(self._environment, self._seed, self._image_size, self._view_cells)
         self._now, self._seen = Reality(self._world.frame), [_digest(self._world.frame)]
         for deed in deeds[:shared]:
             self._do(deed)
