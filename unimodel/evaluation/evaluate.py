@@ -12,6 +12,7 @@ from unimodel.evaluation.finished import evaluation_state
 from unimodel.evaluation.held_out import HeldOut, Split, load_held_out
 from unimodel.evaluation.interaction import evaluate_interaction
 from unimodel.evaluation.latent_actions import evaluate_latent_actions
+from unimodel.evaluation.memory import evaluate_memory
 from unimodel.evaluation.representation import (
     evaluate_actions,
     evaluate_image_to_text,
@@ -75,3 +76,5 @@ def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut,
         findings.add([evaluate_image_to_text(loaded, held_out)])
     if "interaction" in skills:
         evaluate_interaction(loaded, held_out, findings)
+        if loaded.config.stages[stage].memory is not None:
+            evaluate_memory(loaded, held_out, findings)

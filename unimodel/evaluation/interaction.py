@@ -31,11 +31,16 @@ def evaluate_interaction(loaded: LoadedRun, held_out: HeldOut, findings: Finding
     rows, details, curves = evaluate_horizons(rollouts, loaded.config.evaluation.horizons, stage)
     findings.add(rows, details, curves)
     _add_branches(findings, loaded, held_out)
-    findings.add(*evaluate_likelihoods(measure_likelihoods(loaded, held_out), stage))
+    # With a memory the past is more than what stands in a row: `evaluate_memory` reads it.
+    reads_windows = loaded.config.stages[stage].memory is None
+    if reads_windows:
+        findings.add(*evaluate_likelihoods(measure_likelihoods(loaded, held_out), stage))
     findings.add(evaluate_other_actions(rollouts, roll_other_actions(loaded, held_out), stage))
     details, curves = evaluate_drift(rollouts, loaded.bundle.image, stage)
     findings.add([], details, curves)
-    pairs = {"real": pair_after_real_frames(loaded, held_out.tokens), "own": pair_after_own_frames(rollouts)}
+    pairs = {"own": pair_after_own_frames(rollouts)}
+    if reads_windows:
+        pairs["real"] = pair_after_real_frames(loaded, held_out.tokens)
     for after, some in pairs.items():
         findings.add([], evaluate_calibration(some, after, stage))
         findings.reliability[after] = reliability(some)
