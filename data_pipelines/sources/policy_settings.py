@@ -77,11 +77,12 @@ class MemoryPolicy(_PolicySettings):
 
 
 class WalkPolicy(_PolicySettings):
-    """Forward most of the time, where that leads on, else a turn: comes about, and comes back. For worlds whose first
+    """Forward most of the time, where that leads on, else turns: comes about, and comes back. For worlds whose first
     actions are left, right and forward: MiniGrid, `rooms`, `balls`, MiniWorld."""
 
     kind: Literal["walk"]
     forward_fraction: Fraction = 0.75
+    """How often it goes on instead of turning, where both can be done."""
 
 
 class LoopsPolicy(_PolicySettings):
