@@ -28,15 +28,14 @@ ROW = np.dtype(
         ("num_tokens", "<u4"),
         ("num_action", "<u4"),
         ("num_text", "<u4"),
+        ("offset", "<u8"),
         ("payload_crc32", "<u4"),
         ("crc32", "<u4"),
-        ("offset", "<u8"),
     ]
 )
 """A record in a `.rows` file: all of it but its key and its ids. An absent pose is NaN; `offset` counts bytes in the
-`.tokens` file, where its tokens, its action and its text follow each other."""
-_UNCHECKED_BYTES = 4 + 8
-"""The end of a row: the checksum of what is before, and an offset that changes when the record is moved."""
+`.tokens` file, where its tokens, its action and its text follow each other; the last checksum is of the row."""
+_CHECKSUM_BYTES = 4
 
 
 def key_row(dim: int) -> np.dtype:
@@ -184,7 +183,7 @@ class RecordStore(Protocol):
 
 class Encoded(NamedTuple):
     """Records as they lie in files: `keys` [n] and `rows` [n] of their dtypes, `payload` the bytes of all tokens,
-    actions and texts. Offsets in `rows` count from the first of them."""
+    actions and texts. Offsets in `rows` count from the first of them, and the rows have no checksum of their own yet."""
 
     keys: np.ndarray
     rows: np.ndarray
@@ -216,7 +215,6 @@ def encode(records: Sequence[Record], settings: StoreSettings, first_id: int) ->
     payload = ids.tobytes()
     starts = rows["offset"].tolist()
     rows["payload_crc32"] = [zlib.crc32(payload[start:end]) for start, end in zip(starts, ends.tolist(), strict=True)]
-    rows["crc32"] = [_row_checksum(row) for row in rows]
     keys = np.stack([_key(number, record, settings) for number, record in enumerate(records)])
     return Encoded(encode_keys(keys, settings), rows, payload)
 
@@ -244,8 +242,12 @@ def is_key_intact(encoded: np.void) -> bool:
     return zlib.crc32(encoded["key"].tobytes()) == encoded["crc32"]
 
 
+def row_checksum(row: np.void) -> int:
+    return zlib.crc32(row.tobytes()[:-_CHECKSUM_BYTES])
+
+
 def is_row_intact(row: np.void) -> bool:
-    return _row_checksum(row) == row["crc32"]
+    return row_checksum(row) == row["crc32"]
 
 
 def payload_bytes(rows: np.ndarray, settings: StoreSettings) -> np.ndarray:
@@ -281,10 +283,6 @@ def decode(row: np.void, key: np.void, payload: bytes, settings: StoreSettings, 
         key_version=settings.key_version,
         crc32=int(row["crc32"]),
     )
-
-
-def _row_checksum(row: np.void) -> int:
-    return zlib.crc32(row.tobytes()[:-_UNCHECKED_BYTES])
 
 
 def _key(number: int, record: Record, settings: StoreSettings) -> np.ndarray:

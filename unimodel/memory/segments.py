@@ -33,6 +33,7 @@ from unimodel.memory.record import (
     largest_norm,
     payload_bytes,
     record_bytes,
+    row_checksum,
 )
 from unimodel.run_folder import sync_folder
 
@@ -214,7 +215,8 @@ def lay_out(
             number += 1
         part = encoded.part(start, start + settings.segment_rows - tail.rows)
         rows = part.rows.copy()
-        rows["offset"] += tail.payload_bytes - rows["offset"][0]  # modulo 2^64, so a difference below 0 is right too
+        rows["offset"] = rows["offset"] - rows["offset"][0] + tail.payload_bytes
+        rows["crc32"] = [row_checksum(row) for row in rows]
         pieces = dict(zip(tail.names, (rows.tobytes(), part.payload, part.keys.tobytes()), strict=True))
         writes += [Write(folder / name, size, pieces[name]) for name, size in tail.sizes(settings).items()]
         tail = replace(
