@@ -87,12 +87,14 @@ class WalkPolicy(_PolicySettings):
 
 class LoopsPolicy(_PolicySettings):
     """From a place over one stop (A-B-A) or several (A-B-C-A) back to it, again and again, with a look around at each:
-    every pose there is met again. For grids that tell where one can walk: MiniGrid, `rooms`."""
+    every pose there is met again. For grids that tell where one can walk (MiniGrid, `rooms`); in MiniWorld straight on,
+    about and back (A-B-A)."""
 
     kind: Literal["loops"]
     stops: Steps = (1, 2)
     distance_cells: Steps = (3, 12)
-    """Of a stop from where the loop begins, as one walks; any other place where there is none so far away."""
+    """Of a stop from where the loop begins, as one walks; any other place where there is none so far away. In MiniWorld
+    steps."""
 
 
 class LookAwayPolicy(_PolicySettings):

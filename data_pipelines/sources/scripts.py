@@ -44,6 +44,8 @@ Script = Callable[[Play], Iterator[int]]
 AROUND = 3
 """Turns after the first that bring one back to where one looked."""
 HALF = 0.5
+LEAST_TURN = 0.01
+"""Radians."""
 TURNS = (1, 12)
 """One after another, where a turn is less than a quarter."""
 FORWARD_FRACTION = 0.6
@@ -113,7 +115,8 @@ def loops_script(play: Play, policy: LoopsPolicy) -> Iterator[int]:
     """Each loop begins where the last one ended."""
     cells, rng = play.world.simulator.free_cells(), play.rng
     if cells is None:
-        raise ValueError(_not_for("loops", play, "grids that tell where one can walk (MiniGrid, rooms)"))
+        yield from _there_and_back(play, policy)
+        return
     places = poses_of(cells)
     yield from _look_around(play)
     while True:
@@ -129,6 +132,27 @@ def loops_script(play: Play, policy: LoopsPolicy) -> Iterator[int]:
             yield from _look_around(play)
         yield from walk(play, {(*home, direction) for direction in range(4)}, places)
         yield from _look_around(play)
+
+
+def _there_and_back(play: Play, policy: LoopsPolicy) -> Iterator[int]:
+    """A-B-A where no cells are told: straight on until something is in the way, about, and back by as many steps."""
+    if not play.world.moment.pose or play.world.num_actions <= FORWARD:
+        raise ValueError(_not_for("loops", play, "worlds that tell the pose, with the actions left, right and forward"))
+    before = play.world.moment.pose[2]
+    yield TURN_LEFT
+    around = round(2 * math.pi / max(abs(play.world.moment.pose[2] - before), LEAST_TURN))
+    while True:
+        turn = int(play.rng.integers(FORWARD))
+        yield from [turn] * (around + int(play.rng.integers(around)))
+        steps = 0
+        for _ in range(drawn(play.rng, policy.distance_cells)):
+            pose = play.world.moment.pose
+            yield FORWARD
+            if play.world.moment.pose == pose:
+                break
+            steps += 1
+        yield from [turn] * (around + around // 2)
+        yield from [FORWARD] * steps
 
 
 def _look_around(play: Play) -> Iterator[int]:

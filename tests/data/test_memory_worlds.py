@@ -175,6 +175,16 @@ def test_walks_without_cells_turn_where_they_are_stopped(monkeypatch: pytest.Mon
     assert np.ptp(episode.poses[:, :2], axis=0).max() > 1
 
 
+def test_loops_without_cells_go_straight_and_come_back_to_the_same_poses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYGLET_HEADLESS", "true")
+    pytest.importorskip("miniworld")
+    policy = {"kind": "loops", "distance_cells": [8, 12]}
+    (episode,) = played("miniworld:MiniWorld-FourRooms-v0", 2, max_steps=120, image_size=16, **policy)
+    pairs = revisits(episode.poses, window=50)
+    assert len(pairs) >= 20 and are_unchanged(episode.frames, pairs).mean() > 0.9
+    assert np.hypot(*(episode.poses[:, :2] - episode.poses[0, :2]).T).max() > 0.5
+
+
 def test_revisits_of_a_continuous_world_forgive_the_last_digits() -> None:
     step, turn = 0.15, math.pi / 12
     angles = np.cumsum([0.0] + [turn] * 24)
@@ -241,7 +251,7 @@ def test_the_agent_of_the_balls_is_stopped_by_walls_and_rails() -> None:
     [
         ("CartPole-v1", {"kind": "recall"}, "recall plays data_pipelines.sources.recall:Recall-v0 and not CartPole-v1"),
         ("MiniGrid-Empty-16x16-v0", {"kind": "look_away"}, "look_away plays .*HiddenBalls-v0 and not MiniGrid"),
-        (RECALLING, {"kind": "loops"}, "loops plays grids that tell where one can walk"),
+        (RECALLING, {"kind": "loops"}, "loops plays worlds that tell the pose"),
         (RECALLING, {"kind": "walk"}, "walk plays worlds with the actions left, right and forward"),
         (SMALL, {"kind": "memory"}, "always seen: set view_cells"),
         (RECALLING, {"kind": "memory"}, "memory plays MiniGrid-MemoryS7-v0 and its like and not"),
