@@ -1,8 +1,8 @@
 """The store of memories beside LanceDB and beside plain arrays in memory: adding, searching, bytes.
 
-Keys of 256 numbers, 64 tokens a record, batches of 64 synced to the disk one by one. Searches ask for the 32 best of one
-query. Recall is against all dot products in fp64. Peers do the same work in the same run, turn by turn. Beside the time
-stands the processor time of all threads, which a busy machine disturbs less.
+Keys of 256 numbers, 64 tokens a record, batches of 64 synced to the disk one by one. Searches ask for the 32 best of
+one query. Recall is against all dot products in fp64. Peers do the same work in the same run, turn by turn. Beside the
+time stands the processor time of all threads, which a busy machine disturbs less.
 
 Run: python benchmarks/memory_store.py [RECORDS ...]    (default 10000 100000; 1000000 takes 1 GB and some minutes)
 """
@@ -149,9 +149,9 @@ def measure(peers: dict[str, Peer], records: int) -> None:
         (p50, cpu), (p95, _) = np.percentile(times[name], [50, 95], axis=0)
         print(
             f"  {name:12} add {1000 * adding[name] / (BATCH * TIMED_BATCHES):6.3f} ms/record "
-            f"({adding['unimodel'] / adding[name]:6.2f})  search p50 {p50:7.2f} ms ({ours[0] / p50:5.2f}) p95 {p95:7.2f} ms "
-            f"processor {cpu:7.2f} ms ({ours[1] / cpu:5.2f})  recall@{K} {recalled[name] / K / QUERIES:.3f}  "
-            f"{peer.size() / records:5.0f} bytes/record",
+            f"({adding['unimodel'] / adding[name]:6.2f})  search p50 {p50:7.2f} ms ({ours[0] / p50:5.2f}) "
+            f"p95 {p95:7.2f} ms processor {cpu:7.2f} ms ({ours[1] / cpu:5.2f})  "
+            f"recall@{K} {recalled[name] / K / QUERIES:.3f}  {peer.size() / records:5.0f} bytes/record",
             flush=True,
         )
 
@@ -164,7 +164,7 @@ def main() -> None:
     kinds["numpy, RAM"] = Arrays
     print("in brackets: time of unimodel over the time of the peer; below 1 unimodel is faster")
     for records in map(int, sys.argv[1:] or ("10000", "100000")):
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             measure({name: make(Path(folder)) for name, make in kinds.items()}, records)
 
 
