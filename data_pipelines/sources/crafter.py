@@ -31,7 +31,8 @@ class InOrder(dict[Any, None]):
     @staticmethod
     def of(creatures: Iterable[Any]) -> InOrder:
         """By their places and kinds: no two creatures stand on one cell."""
-        return InOrder.fromkeys(sorted(creatures, key=lambda one: (*map(int, one.pos), type(one).__name__)))
+        ordered = sorted(creatures, key=lambda one: (*map(int, one.pos), type(one).__name__))
+        return InOrder((one, None) for one in ordered)
 
     def add(self, creature: Any) -> None:
         """At the end."""
