@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from test_world_sizes import require_equal_losses
 from tiny_run import ZERO_STAGES, TinyRun, command, require_same_end, tiny_run, train_here
 
+from unimodel.export.folder import export_run
 from unimodel.memory.memory import Memory
 from unimodel.training.checkpoint import list_checkpoints
+from unimodel.training.initial_weights import read_initial_weights
 from unimodel.training.loaded_run import load_run
 
 SETTINGS = (
@@ -60,3 +63,16 @@ def test_a_stage_with_a_memory_goes_on_from_one_without(tmp_path: Path) -> None:
     loaded = load_run(run.config.folder)
     assert loaded.stage == "memory" and isinstance(loaded.backbone.memory, Memory)
     assert load_run(run.config.folder, "interactive").backbone.memory is None
+
+
+def test_an_export_has_the_memory_beside_the_decoder(tmp_path: Path) -> None:
+    """Another run can start from both."""
+    run = tiny_run(tmp_path, "stages.memory.steps=2", stages=("memory",))
+    train_here(run.config)
+    export_run(run.config.folder, tmp_path / "export")
+    weights = read_initial_weights(tmp_path / "export")
+    backbone = load_run(run.config.folder).backbone
+    parameters = dict(backbone.named_parameters())
+    assert sorted(weights) == sorted(parameters) and any(name.startswith("memory.") for name in weights)
+    assert all(torch.equal(weights[name], value) for name, value in parameters.items())
+    assert "memory.safetensors" in (tmp_path / "export" / "README.md").read_text()
