@@ -1,7 +1,8 @@
 """A run as a Hugging Face folder: plain `AutoModelForCausalLM` and `AutoTokenizer` load it, without this project.
 
-Beside the weights lie those of the memory, if it has one, the image tokenizer, the vocabulary's ranges, the resolved config and the measured figures. The
-folder is made under a hidden name, reloaded in a clean process, compared logit by logit, and only then published.
+Beside the weights lie those of the memory, if there is one, the image tokenizer, the vocabulary's ranges, the resolved
+config and the measured figures. The folder is made under a hidden name, reloaded in a clean process, compared logit by
+logit, and only then published.
 """
 
 from __future__ import annotations
