@@ -16,7 +16,8 @@ from data_pipelines.settings import Fraction, PositiveFloat, Settings
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from data_pipelines.sources.policy_settings import AnyPolicy, BotPolicy
 from unimodel.config_engine import EngineConfig
-from unimodel.config_objectives import ObjectiveConfig, OwnRolloutConfig, PolicyConfig
+from unimodel.config_faults import CheckpointConfig, FaultConfig
+from unimodel.config_objectives import AlignmentConfig, ObjectiveConfig, OwnRolloutConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
 from unimodel.config_tokenizers import TokenizersConfig
 
@@ -222,6 +223,28 @@ class StageConfig(Settings):
         objective = self.objectives[name]
         return (name, objective) if isinstance(objective, PolicyConfig) else None
 
+    @property
+    def alignment(self) -> AlignmentConfig | None:
+        """What an alignment stage does, and does alone; None in other stages."""
+        return next((o for o in self.objectives.values() if isinstance(o, AlignmentConfig)), None)
+
+    @property
+    def passes_per_update(self) -> int:
+        """How often the rows of a batch are read for one update: with other pictures, or under other masks."""
+        return self.alignment.pictures_per_update * self.alignment.masks if self.alignment else 1
+
+    @model_validator(mode="after")
+    def _aligns_alone(self) -> StageConfig:
+        if self.alignment is not None and len(self.objectives) > 1:
+            raise ValueError(f"an alignment stage has one objective, this one has {', '.join(self.objectives)}")
+        for entry in self.mixture if self.alignment is not None else ():
+            if entry.sequence != "text_to_image" or entry.source != EPISODES:
+                raise ValueError(
+                    f"an alignment stage takes its prompts from text_to_image of {EPISODES}, whose environment judges "
+                    f"the pictures, not from {entry.sequence} of {entry.source}"
+                )
+        return self
+
     @model_validator(mode="after")
     def _objectives_exist(self) -> StageConfig:
         for entry in self.mixture:
@@ -257,35 +280,6 @@ class StageConfig(Settings):
                 f"agent '{agent}' is asked in an interaction whose objective is {' or '.join(ASK_FRAMES)}, "
                 f"not in {entry.sequence} of '{entry.objective}': give the policy an entry of its own"
             )
-
-
-class FaultConfig(Settings):
-    """What a run does about its own troubles."""
-
-    hang_seconds: PositiveFloat | None = 1800.0
-    """Longest step: a rank that takes longer is killed by its watchdog, and `unimodel launch` starts all again. None
-    watches nothing. Collectives have a limit of their own (engine.communication_minutes)."""
-    pause_seconds: PositiveFloat = 3600.0
-    """The same for what is no step: building a stage, the first step, the last save."""
-    max_skips: PositiveInt = 3
-    """Steps in a row that may be skipped because their loss or gradient is not finite, or a spike; at so many the run
-    goes back to its last checkpoint and leaves out the data since."""
-    max_roll_backs: Annotated[int, Field(ge=0)] = 3
-    """In one stage; then the run stops."""
-    spike_score: PositiveFloat | None = None
-    """Robust z-score, over the last steps, from which on a loss is a spike. None skips only what is not finite."""
-    spike_window_steps: PositiveInt = 64
-
-
-class CheckpointConfig(Settings):
-    every_steps: PositiveInt = 200
-    keep_last: PositiveInt = 2
-    """Checkpoints of the running stage to keep; the last one of every stage always stays."""
-    keep_every_steps: PositiveInt | None = None
-    """Also keep those at multiples of so many steps of the run."""
-    upload: str | None = None
-    """Address that every checkpoint is copied to in the background (s3://bucket/run). A run whose own folder has none
-    as new goes on from there."""
 
 
 class EvaluationConfig(Settings):
@@ -373,6 +367,20 @@ class RunConfig(Settings):
                     f"stages.{name}.batch.row_tokens ({stage.batch.row_tokens}) must be a multiple of "
                     f"engine.sequence_parallel ({parts}): use {-(-stage.batch.row_tokens // parts) * parts}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_has_a_model(self) -> RunConfig:
+        can_draw = self.initial_weights is not None
+        for name, stage in self.ordered_stages:
+            if stage.alignment is not None and not can_draw:
+                raise ValueError(
+                    f"stages.{name} aligns a model that draws, and there is none before it: put a stage with "
+                    "text_to_image in front (its `number` below this one's), or name a run in initial_weights"
+                )
+            if stage.alignment is not None and self.engine.sequence_parallel > 1:
+                raise ValueError(f"stages.{name} draws whole pictures on each rank: set engine.sequence_parallel=1")
+            can_draw = can_draw or "text_to_image" in stage.skills
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ import io
 import gymnasium
 import numpy as np
 from minigrid.core.grid import Grid
+from minigrid.core.world_object import WorldObj
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
@@ -167,8 +168,13 @@ def _caption(env: MiniGridEnv) -> str:
     for index, cell in enumerate(env.grid.grid):
         if cell is not None and cell.type not in UNNAMED:
             y, x = divmod(index, env.width)
-            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {cell_name(x, y)}")
+            parts.append(f"{thing_name(cell)} at {cell_name(x, y)}")
     return "; ".join(parts)
+
+
+def thing_name(cell: WorldObj) -> str:
+    """What captions call a thing."""
+    return f"{_door_state(cell)}{cell.color} {cell.type}"
 
 
 def _door_state(cell: object) -> str:

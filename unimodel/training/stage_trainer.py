@@ -12,6 +12,7 @@ from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.model import Backbone, build_decoder
 from unimodel.backbone.sequence_parallel import SequenceGroup
+from unimodel.batch import PackedBatch
 from unimodel.config import RunConfig, StageConfig
 from unimodel.errors import Stopped
 from unimodel.observe.progress import ProgressBar, say
@@ -19,6 +20,8 @@ from unimodel.observe.trackers import Trackers
 from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.finished import source_names
+from unimodel.training.alignment import Aligned
+from unimodel.training.alignment_setup import build_aligner
 from unimodel.training.checkpoint import Checkpoint, TrainPosition
 from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.collective import from_main_rank
@@ -79,7 +82,10 @@ class StageTrainer:
         if jump is not None:
             self.position = replace(self.position, stream=jump)
         stored = checkpoint.state() if checkpoint else None
-        weights = stored.weights() if stored else read_initial_weights(config.initial_weights)
+        # What draws is the moving average, so that is what is aligned.
+        self.starts_from_average = stage.alignment is not None and not resumed
+        averaged = self.starts_from_average
+        weights = stored.weights(averaged=averaged) if stored else read_initial_weights(config.initial_weights)
         backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
         report = load_by_name(backbone, weights, whole=checkpoint is not None)
         freeze(backbone, stage.freeze)
@@ -100,18 +106,21 @@ class StageTrainer:
         self.losses = LossWatch(config.faults, losses)
         self.saving_seconds = 0.0  # since the last line of timing
         self.observer = StageObserver(config, stage, run, self.engine, bundle.vocabulary, context.device)
+        self.aligner = None
+        if stage.alignment is not None:
+            self.aligner = build_aligner(config, run, bundle, name, self.engine, context.device)
 
     def _restore(self, stored: StoredState | None, resumed: bool) -> None:
         averaging = self.stage.optimizer.ema_decay > 0
         self.state.initialise(self.position.updates, averaging)
         if stored is None:
             return
-        self.state.set_weights(stored)
+        self.state.set_weights(stored, averaged=self.starts_from_average)
         if resumed or self.stage.carry_optimizer:
             missing = self.state.set_moments(stored)
             assert not (resumed and missing), missing
         if averaging:
-            self.state.set_average(stored, AVERAGE if resumed else WEIGHT)
+            self.state.set_average(stored, AVERAGE if resumed or self.starts_from_average else WEIGHT)
 
     def run_stage(self) -> None:
         """Trains from the current position to the stage's end, which is saved.
@@ -122,6 +131,8 @@ class StageTrainer:
         first, log = self.position.stage_step, self.context.run.log
         with ProgressBar(title, self.stage.steps, start=first, quiet=not self.is_main, log=log) as bar:
             for stage_step in range(first, self.stage.steps):
+                if self.position.stage_done:  # before its last step, having gone as far as it may
+                    break
                 seconds, report = self._step(stage_step)
                 bar.advance(1, describe(report, seconds))
                 stops = report.told[1] > 0
@@ -147,23 +158,12 @@ class StageTrainer:
             step = replace(step, bad_samples=())
         loading_seconds = time.monotonic() - began
         tell = (float(len(step.bad_samples)), float(self.context.stop.requested), *self.context.writer.written())
-        vocabulary, seed = self.context.bundle.vocabulary, (self.context.config.seed, self.name)
-        batch = step.batch.to(self.context.device)
-        batch = with_own_frames(
-            self.engine, self.context.sequence, batch, self.stage, vocabulary, stage_step=stage_step, seed=seed
-        )
-        report = train_step(
-            self.engine,
-            batch,
-            self.stage,
-            vocabulary,
-            (*tell, *self.observer.tell()),
-            loss_limit=self.losses.limit,
-        )
+        aligned = self._learn(step.batch.to(self.context.device), stage_step, (*tell, *self.observer.tell()))
+        report = aligned.report
         bad_samples, _, written, failed, *rank_seconds = report.told
         self.context.writer.settle(written, failed)
-        done = stage_step + 1 == self.stage.steps
-        updates = self.position.updates + (not report.skipped)
+        done = stage_step + 1 == self.stage.steps or aligned.is_far
+        updates = self.position.updates + aligned.updates
         self.position = TrainPosition(self.position.step + 1, self.name, stage_step + 1, done, updates, step.state)
         if bad_samples:
             limit = self.context.config.data.max_bad_samples
@@ -171,7 +171,7 @@ class StageTrainer:
         norms = self.observer.end(loading_seconds, rank_seconds)
         seconds = time.monotonic() - began
         if self.is_main:
-            metrics = metrics_line(self.position, self.stage, step, report, rate) | norms
+            metrics = metrics_line(self.position, self.stage, step, report, rate) | norms | aligned.figures
             append_json_line(self.context.run.metrics, metrics)
             timing = timing_line(self.position, report, seconds, loading_seconds, self.saving_seconds)
             timing |= self.observer.speed(report, seconds)
@@ -180,6 +180,21 @@ class StageTrainer:
         self.saving_seconds = 0.0
         self._count(step, report, before)
         return seconds, report
+
+    def _learn(self, batch: PackedBatch, stage_step: int, tell: tuple[float, ...]) -> Aligned:
+        """From this rank's batch; a stage that aligns draws its own answers first."""
+        if self.aligner is not None:
+            aligned = self.aligner.step(batch, stage_step, tell)
+            if aligned.is_far:
+                message = f"KL {aligned.figures['kl']:.4f} nats per token, more than max_kl: the stage ends here"
+                say(message, quiet=not self.is_main, log=self.context.run.log)
+            return aligned
+        vocabulary, seed = self.context.bundle.vocabulary, (self.context.config.seed, self.name)
+        batch = with_own_frames(
+            self.engine, self.context.sequence, batch, self.stage, vocabulary, stage_step=stage_step, seed=seed
+        )
+        report = train_step(self.engine, batch, self.stage, vocabulary, tell, loss_limit=self.losses.limit)
+        return Aligned(report, int(not report.skipped), {}, is_far=False)
 
     def _count(self, step: StepBatch, report: StepReport, before: StreamState) -> None:
         """Takes the step into account, or lists its samples when it was skipped. Raises RollBackError."""

@@ -82,7 +82,7 @@ def train_step(
         # Normalisers already span ranks and accumulation; ZeRO averages over ranks, so undo that.
         engine.backward(loss * num_ranks, scale_wrt_gas=False)
         if engine.is_gradient_accumulation_boundary():
-            skipped = _update(engine)
+            skipped = update_weights(engine)
         else:
             engine.step()
 
@@ -109,7 +109,7 @@ def _means(sums: torch.Tensor, normaliser: torch.Tensor, stage: StageConfig) -> 
 
 
 @memory_for(UPDATE)
-def _update(engine: Any) -> bool:
+def update_weights(engine: Any) -> bool:
     """The optimizer's step; whether it was left out because some gradient is not finite.
 
     Without ZeRO, in fp32, such a gradient would poison the weights for good; everywhere else the engine looks itself.
