@@ -25,7 +25,7 @@ from unimodel.objectives.masked import mask_ids
 from unimodel.vocabulary import Vocabulary
 
 SAME = 1e-6
-"""Standard deviation of rewards below which a group has nothing to tell."""
+"""Standard deviation up to which the rewards of a group are alike."""
 
 
 def hide_answer(sequence: TokenSequence, vocabulary: Vocabulary, index: int) -> CorruptedSequence:
@@ -55,9 +55,14 @@ def draw_mask(num_tokens: int, number: int, masks: int, rng: np.random.Generator
 def group_advantages(rewards: Tensor) -> Tensor:
     """[group, prompts] rewards less their mean over the group, in standard deviations of the group; 0 where all are
     alike."""
-    centred = rewards - rewards.mean(dim=0)
-    spread = rewards.std(dim=0, correction=0)
-    return torch.where(spread > SAME, centred / spread.clamp(min=SAME), 0.0)
+    spread = reward_spread(rewards)
+    return torch.where(spread > SAME, (rewards - rewards.mean(dim=0)) / spread.clamp(min=SAME), 0.0)
+
+
+def reward_spread(rewards: Tensor) -> Tensor:
+    """[prompts] the standard deviation of rewards [group, prompts] over each group; above SAME it has something to
+    tell."""
+    return (rewards - rewards.mean(dim=0)).square().mean(dim=0).sqrt()
 
 
 def clipped_gain(new: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:

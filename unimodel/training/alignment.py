@@ -10,6 +10,7 @@ step. The model before the stage stays beside the one that is trained, whole on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from unimodel.batch import PackedBatch
 from unimodel.config import StageConfig
 from unimodel.config_objectives import AlignmentConfig
-from unimodel.objectives.alignment import SAME, group_advantages
+from unimodel.objectives.alignment import SAME, group_advantages, reward_spread
 from unimodel.training.alignment_update import AlignmentUpdate, Outcome, Pictures
 from unimodel.training.device_memory import PASSES, memory_for
 from unimodel.training.drawing import Model, Prompts, draw_pictures, find_prompts
@@ -82,9 +83,9 @@ class Aligner:
         drawn = self._draw(prompts, micro_rows, seed)
         scores = self._score(prompts, drawn)
         rewards = torch.from_numpy(scores.rewards).to(drawn.device)
-        tells = rewards.std(dim=0, correction=0) > SAME
+        tells = reward_spread(rewards) > SAME
         counts = [batch.num_tokens, batch.target.numel(), len(prompts.each), int(tells.sum())]
-        sums = [part.sum() for part in (scores.rewards, scores.right, scores.violations)]
+        sums = [float(part.sum()) for part in (scores.rewards, scores.right, scores.violations)]
         shared = torch.tensor([*counts, *sums, *tell], dtype=torch.float64, device=drawn.device)
         dist.all_reduce(shared)
         tokens, places, num_prompts, num_telling, reward, right, violations, *told = shared.tolist()
@@ -161,7 +162,7 @@ class Aligner:
             targets=outcome.targets,
             tokens=tokens,
             padding_fraction=padding_fraction,
-            gradient_norm=None if norm is None or not np.isfinite(norm) else float(norm),
+            gradient_norm=None if norm is None or not math.isfinite(norm) else float(norm),
             told=told,
         )
 
