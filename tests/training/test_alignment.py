@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from aligned_run import aligned_run, alignment
 from tiny_run import TinyRun, require_same_end, tiny_run, train_here
 from toy_sequences import BOS_ID, BUILDER, EOS_ID, PAD_ID, VOCABULARY, tiny_backbone, toy_episode
 
@@ -27,10 +28,11 @@ from unimodel.config_file import load_config
 from unimodel.config_objectives import DrawingConfig
 from unimodel.layout import NO_TARGET
 from unimodel.objectives.corruption import corrupt
-from unimodel.training.alignment import Aligned, Aligner, Scores, best_and_worst
+from unimodel.training.alignment import Aligner, Scores, best_and_worst
 from unimodel.training.checkpoint import list_checkpoints, stage_checkpoint
 from unimodel.training.drawing import draw_pictures, find_prompts
 from unimodel.training.engine import build_engine, start_process_group
+from unimodel.training.step import StepOutcome
 from unimodel.training.stored_state import AVERAGE, WEIGHT
 from unimodel.vocabulary import Modality
 
@@ -76,12 +78,12 @@ def aligner(settings: StageConfig, zero: int = 0) -> Aligner:
     return Aligner(engine, tiny_backbone(), settings, VOCABULARY, DELIMITERS, more_of_code_a, (0, "aligned"))
 
 
-def align(settings: StageConfig, steps: int, zero: int = 0) -> list[Aligned]:
+def align(settings: StageConfig, steps: int, zero: int = 0) -> list[StepOutcome]:
     """Steps until the model is too far from where it was."""
     one, done = aligner(settings, zero), []
     for step in range(steps):
         done.append(one.step(batch_of([1, 2], [3]), step))
-        if done[-1].is_far:
+        if done[-1].ends_stage:
             break
     return done
 
@@ -154,7 +156,7 @@ def test_a_stage_ends_where_it_has_gone_too_far_and_moves_no_further() -> None:
         before = {name: p.detach().clone() for name, p in one._engine.module.named_parameters()}
         aligned = one.step(batch_of([1, 2], [3]), step)
         divergences.append(aligned.figures["kl"])
-        if aligned.is_far:
+        if aligned.ends_stage:
             break
     assert divergences[-1] > 0.02 and max(divergences[:-1]) <= 0.02
     assert aligned.updates == 0 and not aligned.report.skipped
@@ -198,17 +200,6 @@ def test_a_pair_is_the_best_and_the_worst_of_its_group() -> None:
 
 # --- a whole run ----------------------------------------------------------------------------------------------------
 
-ALIGNED = (
-    "{number: 5, steps: 4, batch: {rows: 2, row_tokens: 128}, optimizer: {learning_rate: 1.0e-3, ema_decay: 0.0}, "
-    "mixture: [{sequence: text_to_image, objective: aligned}], "
-    "objectives: {aligned: {kind: KIND, group: 2, masks: 1, max_kl: 1.0, drawing: {steps: 2}}}}"
-)
-
-
-def aligned_run(folder: Path, kind: str = "grpo", *overrides: str) -> TinyRun:
-    settings = (f"stages.aligned={ALIGNED.replace('KIND', kind)}", "checkpoint.keep_last=9", "checkpoint.every_steps=1")
-    return tiny_run(folder, "stages.unified.steps=3", *settings, *overrides, stages=("unified",))
-
 
 @functools.cache
 def whole(kind: str) -> TinyRun:
@@ -243,7 +234,7 @@ def test_a_stage_may_be_added_to_a_finished_run(tmp_path: Path) -> None:
     train_here(alone.config)
     copy = tmp_path / "runs" / "copy"
     shutil.copytree(alone.config.folder, copy)
-    more = f"stages.aligned={ALIGNED.replace('KIND', 'grpo')}"
+    more = f"stages.aligned={alignment('grpo')}"
     train_here(load_config(alone.config_file, [more, "name=copy"]))
     assert list_checkpoints(copy / "checkpoints")[0].name == "00000007-aligned"
     with pytest.raises(ValueError, match=r"different: stages\.unified\.steps \(was 3, is 4\)"):

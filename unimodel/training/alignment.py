@@ -27,7 +27,7 @@ from unimodel.objectives.alignment import SAME, group_advantages, reward_spread
 from unimodel.training.alignment_update import AlignmentUpdate, Outcome, Pictures
 from unimodel.training.device_memory import PASSES, memory_for
 from unimodel.training.drawing import Model, Prompts, draw_pictures, find_prompts
-from unimodel.training.step import StepReport
+from unimodel.training.step import StepOutcome, StepReport
 from unimodel.vocabulary import Modality, Vocabulary
 
 
@@ -42,17 +42,6 @@ class Scores:
 
 Judge = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Scores]
 """Of texts (ids without delimiters) and the codes of a picture of each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Aligned:
-    """What a step did. `figures` stand beside its metrics; `is_far` when the model was farther from the one before the
-    stage than it may be: the stage is over."""
-
-    report: StepReport
-    updates: int
-    figures: dict[str, float]
-    is_far: bool
 
 
 class Aligner:
@@ -74,9 +63,9 @@ class Aligner:
         self._vocabulary, self._delimiters, self._seed = vocabulary, delimiters, seed
 
     @memory_for(PASSES)
-    def step(self, batch: PackedBatch, stage_step: int, tell: tuple[float, ...] = ()) -> Aligned:
+    def step(self, batch: PackedBatch, stage_step: int, tell: tuple[float, ...] = ()) -> StepOutcome:
         """Step number `stage_step` on this rank's `batch` [rows per rank, length] of prompts; what it has to `tell`
-        crosses as in `train_step`. Collective."""
+        crosses as in `train_step`. The stage ends where the model has gone too far. Collective."""
         settings, seed = self._settings, (*self._seed, stage_step)
         prompts = find_prompts(batch, self._delimiters)
         micro_rows = len(batch.input_ids) // self._stage.batch.accumulation
@@ -105,7 +94,7 @@ class Aligner:
         }
         read = tokens * self._stage.passes_per_update * len(outcomes)
         report = self._report(outcomes[-1], int(read), 1 - tokens / places, tuple(told))
-        return Aligned(report, sum(one.has_moved for one in outcomes), figures, outcomes[-1].is_far)
+        return StepOutcome(report, sum(one.has_moved for one in outcomes), figures, outcomes[-1].is_far)
 
     def _draw(self, prompts: Prompts, micro_rows: int, seed: tuple[int | str, ...]) -> Tensor:
         """[group, places] ids."""

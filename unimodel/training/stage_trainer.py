@@ -20,7 +20,6 @@ from unimodel.observe.trackers import Trackers
 from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.finished import source_names
-from unimodel.training.alignment import Aligned
 from unimodel.training.alignment_setup import build_aligner
 from unimodel.training.checkpoint import Checkpoint, TrainPosition
 from unimodel.training.checkpoint_writer import CheckpointWriter
@@ -37,7 +36,7 @@ from unimodel.training.optimizer import freeze
 from unimodel.training.own_rollout import with_own_frames
 from unimodel.training.quarantine import quarantine, quarantine_step
 from unimodel.training.schedule import learning_rate
-from unimodel.training.step import StepReport, train_step
+from unimodel.training.step import StepOutcome, StepReport, train_step
 from unimodel.training.stop_signal import StopSignal
 from unimodel.training.stored_state import AVERAGE, WEIGHT, StoredState
 from unimodel.training.watchdog import Watchdog
@@ -133,9 +132,9 @@ class StageTrainer:
             for stage_step in range(first, self.stage.steps):
                 if self.position.stage_done:  # before its last step, having gone as far as it may
                     break
-                seconds, report = self._step(stage_step)
-                bar.advance(1, describe(report, seconds))
-                stops = report.told[1] > 0
+                seconds, outcome = self._step(stage_step)
+                bar.advance(1, describe(outcome, seconds))
+                stops = outcome.report.told[1] > 0
                 self._beat(pause=stops or self.position.stage_done)
                 # Not amid steps that are skipped: going back is to before them.
                 due = (stage_step + 1) % self.context.config.checkpoint.every_steps == 0 and not self.skips_in_a_row
@@ -147,8 +146,8 @@ class StageTrainer:
                     message = f"stopped at step {self.position.step}, saved; run the same command again to go on"
                     raise Stopped(message, by_hand=self.context.stop.by_hand)
 
-    def _step(self, stage_step: int) -> tuple[float, StepReport]:
-        """One step and all that follows from it, but for the checkpoint; its seconds and what it measured."""
+    def _step(self, stage_step: int) -> tuple[float, StepOutcome]:
+        """One step and all that follows from it, but for the checkpoint; its seconds and what became of it."""
         began = time.monotonic()
         rate = self._set_learning_rate(stage_step)
         before = self.position.stream
@@ -158,12 +157,12 @@ class StageTrainer:
             step = replace(step, bad_samples=())
         loading_seconds = time.monotonic() - began
         tell = (float(len(step.bad_samples)), float(self.context.stop.requested), *self.context.writer.written())
-        aligned = self._learn(step.batch.to(self.context.device), stage_step, (*tell, *self.observer.tell()))
-        report = aligned.report
+        outcome = self._learn(step.batch.to(self.context.device), stage_step, (*tell, *self.observer.tell()))
+        report = outcome.report
         bad_samples, _, written, failed, *rank_seconds = report.told
         self.context.writer.settle(written, failed)
-        done = stage_step + 1 == self.stage.steps or aligned.is_far
-        updates = self.position.updates + aligned.updates
+        done = stage_step + 1 == self.stage.steps or outcome.ends_stage
+        updates = self.position.updates + outcome.updates
         self.position = TrainPosition(self.position.step + 1, self.name, stage_step + 1, done, updates, step.state)
         if bad_samples:
             limit = self.context.config.data.max_bad_samples
@@ -171,7 +170,7 @@ class StageTrainer:
         norms = self.observer.end(loading_seconds, rank_seconds)
         seconds = time.monotonic() - began
         if self.is_main:
-            metrics = metrics_line(self.position, self.stage, step, report, rate) | norms | aligned.figures
+            metrics = metrics_line(self.position, self.stage, step, report, rate) | norms | outcome.figures
             append_json_line(self.context.run.metrics, metrics)
             timing = timing_line(self.position, report, seconds, loading_seconds, self.saving_seconds)
             timing |= self.observer.speed(report, seconds)
@@ -179,22 +178,22 @@ class StageTrainer:
             self.context.trackers.log(self.position.step, metrics | timing)
         self.saving_seconds = 0.0
         self._count(step, report, before)
-        return seconds, report
+        return seconds, outcome
 
-    def _learn(self, batch: PackedBatch, stage_step: int, tell: tuple[float, ...]) -> Aligned:
+    def _learn(self, batch: PackedBatch, stage_step: int, tell: tuple[float, ...]) -> StepOutcome:
         """From this rank's batch; a stage that aligns draws its own answers first."""
         if self.aligner is not None:
-            aligned = self.aligner.step(batch, stage_step, tell)
-            if aligned.is_far:
-                message = f"KL {aligned.figures['kl']:.4f} nats per token, more than max_kl: the stage ends here"
+            outcome = self.aligner.step(batch, stage_step, tell)
+            if outcome.ends_stage:
+                message = f"KL {outcome.figures['kl']:.4f} nats per token, more than max_kl: the stage ends here"
                 say(message, quiet=not self.is_main, log=self.context.run.log)
-            return aligned
+            return outcome
         vocabulary, seed = self.context.bundle.vocabulary, (self.context.config.seed, self.name)
         batch = with_own_frames(
             self.engine, self.context.sequence, batch, self.stage, vocabulary, stage_step=stage_step, seed=seed
         )
         report = train_step(self.engine, batch, self.stage, vocabulary, tell, loss_limit=self.losses.limit)
-        return Aligned(report, int(not report.skipped), {}, is_far=False)
+        return StepOutcome(report, int(not report.skipped))
 
     def _count(self, step: StepBatch, report: StepReport, before: StreamState) -> None:
         """Takes the step into account, or lists its samples when it was skipped. Raises RollBackError."""

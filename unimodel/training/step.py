@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,6 +38,17 @@ class StepReport:
     """None where the engine does not report one (ZeRO 0), or it is not finite."""
     told: tuple[float, ...]
     """Sums over the ranks of what each told the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What became of a step: its report, updates of the optimizer, figures that stand beside its metrics, and whether
+    it ends the stage."""
+
+    report: StepReport
+    updates: int
+    figures: dict[str, float] = field(default_factory=dict)
+    ends_stage: bool = False
 
 
 @memory_for(PASSES)
