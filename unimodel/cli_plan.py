@@ -36,7 +36,7 @@ def plan_command(
     from unimodel.planning.plan import Planner
     from unimodel.run_folder import RunFolder
 
-    settings = load_config(config, overrides)
+    settings, left_out = _plannable(load_config(config, overrides))
     run = RunFolder(settings.folder)
     if nodes is not None and gpus % nodes:
         raise ValueError(f"--gpus {gpus} cannot be spread evenly over --nodes {nodes}")
@@ -47,7 +47,17 @@ def plan_command(
     if as_json:
         typer.echo(json.dumps(_figures(planner), indent=2))
     else:
+        for name in left_out:
+            typer.echo(f"stage {name} is left out: what it takes to draw pictures and judge them is not planned")
         _show(planner)
+
+
+def _plannable(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """The run without its alignment stages, and their names. Raises ValueError when it has no others."""
+    planned = {name: stage for name, stage in config.stages.items() if stage.alignment is None}
+    if not planned:
+        raise ValueError("the run has alignment stages only, and what those take is not planned")
+    return config.model_copy(update={"stages": planned}), [name for name in config.stages if name not in planned]
 
 
 def _cluster(

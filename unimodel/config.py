@@ -10,47 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from data_pipelines.settings import Fraction, PositiveFloat, Settings, ViewCells
-from data_pipelines.shards.storage import Folder, as_folder, local_folder
-from data_pipelines.sources.policy_settings import AnyPolicy, BotPolicy
+from data_pipelines.settings import Fraction, PositiveFloat, Settings
+from unimodel.config_data import EPISODES, DataConfig
 from unimodel.config_engine import EngineConfig
+from unimodel.config_faults import CheckpointConfig, FaultConfig
 from unimodel.config_memory import MemoryConfig
-from unimodel.config_objectives import ObjectiveConfig, OwnRolloutConfig, PolicyConfig
+from unimodel.config_objectives import AlignmentConfig, ObjectiveConfig, OwnRolloutConfig, PolicyConfig
 from unimodel.config_observe import ObserveConfig
 from unimodel.config_tokenizers import TokenizersConfig
-
-EPISODES = "episodes"
-"""Name of the source that `data.folder` is."""
-DataFolder = Annotated[Folder, PlainValidator(as_folder, json_schema_input_type=str)]
-"""A local folder as a Path, an address as text: Path would take a slash out of it."""
-
-
-class RecordingConfig(Settings):
-    """Episodes recorded from a gymnasium environment (`unimodel data record`)."""
-
-    environment: str = "BabyAI-GoToLocalS8N3-v0"
-    """A gymnasium id with discrete actions: MiniGrid, BabyAI, Atari with its sound (`ALE/Pong-v5`), or any other
-    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`)."""
-    train_episodes: PositiveInt = 4000
-    validation_episodes: PositiveInt = 100
-    """Held out for choosing settings: seeds that training never sees."""
-    test_episodes: PositiveInt = 100
-    """Held out for the figures that are told to others: looked at once the settings stand."""
-    max_steps: PositiveInt = 16
-    """Longest episode, in environment steps."""
-    policies: Annotated[tuple[AnyPolicy, ...], Field(min_length=1)] = (BotPolicy(kind="bot"),)
-    """Who plays, and what share of the episodes; only BabyAI levels have a bot."""
-    event_fraction: Fraction = 0.0
-    """Share of episodes in which something happens by a text that says so, at any of the max_steps steps unless the
-    episode is over by then (MiniGrid, BabyAI: things appear, vanish, turn another colour, doors open and close)."""
-    image_size: PositiveInt = 64
-    """Height and width of a frame, pixels. The grid is drawn with image_size / grid cells pixels per cell."""
-    view_cells: ViewCells | None = None
-    """What is to be seen of MiniGrid, BabyAI, `rooms` and `balls`: so many cells a side before the agent, drawn with
-    image_size / view_cells pixels per cell (7 cells: 56 or 112 pixels). Left out, MiniGrid is seen whole from above."""
-    episodes_per_shard: PositiveInt = 250
 
 
 class BackboneConfig(Settings):
@@ -228,6 +197,28 @@ class StageConfig(Settings):
         objective = self.objectives[name]
         return (name, objective) if isinstance(objective, PolicyConfig) else None
 
+    @property
+    def alignment(self) -> AlignmentConfig | None:
+        """What an alignment stage does, and does alone; None in other stages."""
+        return next((o for o in self.objectives.values() if isinstance(o, AlignmentConfig)), None)
+
+    @property
+    def passes_per_update(self) -> int:
+        """How often the rows of a batch are read for one update: with other pictures, or under other masks."""
+        return self.alignment.pictures_per_update * self.alignment.masks if self.alignment else 1
+
+    @model_validator(mode="after")
+    def _aligns_alone(self) -> StageConfig:
+        if self.alignment is not None and len(self.objectives) > 1:
+            raise ValueError(f"an alignment stage has one objective, this one has {', '.join(self.objectives)}")
+        for entry in self.mixture if self.alignment is not None else ():
+            if entry.sequence != "text_to_image" or entry.source != EPISODES:
+                raise ValueError(
+                    f"an alignment stage takes its prompts from text_to_image of {EPISODES}, whose environment judges "
+                    f"the pictures, not from {entry.sequence} of {entry.source}"
+                )
+        return self
+
     @model_validator(mode="after")
     def _objectives_exist(self) -> StageConfig:
         for entry in self.mixture:
@@ -293,35 +284,6 @@ class StageConfig(Settings):
             )
 
 
-class FaultConfig(Settings):
-    """What a run does about its own troubles."""
-
-    hang_seconds: PositiveFloat | None = 1800.0
-    """Longest step: a rank that takes longer is killed by its watchdog, and `unimodel launch` starts all again. None
-    watches nothing. Collectives have a limit of their own (engine.communication_minutes)."""
-    pause_seconds: PositiveFloat = 3600.0
-    """The same for what is no step: building a stage, the first step, the last save."""
-    max_skips: PositiveInt = 3
-    """Steps in a row that may be skipped because their loss or gradient is not finite, or a spike; at so many the run
-    goes back to its last checkpoint and leaves out the data since."""
-    max_roll_backs: Annotated[int, Field(ge=0)] = 3
-    """In one stage; then the run stops."""
-    spike_score: PositiveFloat | None = None
-    """Robust z-score, over the last steps, from which on a loss is a spike. None skips only what is not finite."""
-    spike_window_steps: PositiveInt = 64
-
-
-class CheckpointConfig(Settings):
-    every_steps: PositiveInt = 200
-    keep_last: PositiveInt = 2
-    """Checkpoints of the running stage to keep; the last one of every stage always stays."""
-    keep_every_steps: PositiveInt | None = None
-    """Also keep those at multiples of so many steps of the run."""
-    upload: str | None = None
-    """Address that every checkpoint is copied to in the background (s3://bucket/run). A run whose own folder has none
-    as new goes on from there."""
-
-
 class EvaluationConfig(Settings):
     """Sizes of `unimodel eval`; the episodes themselves are the shards of `test` (or `--split validation`)."""
 
@@ -332,38 +294,6 @@ class EvaluationConfig(Settings):
     """Refinement passes per generated frame."""
     horizons: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4, 8, 16, 64)
     """After how many steps of its own frames the model is judged, as far as held-out episodes go on."""
-
-
-class SourceConfig(Settings):
-    """Another data set: what `unimodel data build` wrote, plain WebDataset shards, or episodes recorded."""
-
-    folder: DataFolder
-    """A folder of shards, or of their splits, or the address of one. Without splits all of it is for training."""
-    image_size: PositiveInt = 64
-    """Pictures are scaled to cover a square of so many pixels, and what sticks out is cut off."""
-    tokenizer_samples: PositiveInt = 1000
-    """Samples that the tokenizers are fitted to."""
-    recording: RecordingConfig | None = None
-    """What `unimodel data record` plays into the folder, if anything."""
-
-
-class DataConfig(Settings):
-    folder: DataFolder
-    """The recorded episodes that the run is evaluated on: `train/`, `validation/` and `test/`, shards and index. A
-    local folder, or an address that is only read (s3://bucket/folder, https://host/folder, hf://datasets/owner/name)."""
-    recording: RecordingConfig = RecordingConfig()
-    sources: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], SourceConfig] = {}
-    """More data by the name under which a mixture asks for it."""
-    workers: Annotated[int, Field(ge=0)] = 0
-    """Processes per rank that read and build batches ahead; 0 does it between steps."""
-    max_bad_samples: Annotated[int, Field(ge=0)] = 100
-    """Unreadable samples that a run leaves out (listed in quarantine.jsonl) before it stops."""
-
-
-def recordings(data: DataConfig) -> dict[Path, RecordingConfig]:
-    """What is played into which folder. Raises ValueError for an address."""
-    others = {local_folder(s.folder): s.recording for s in data.sources.values() if s.recording is not None}
-    return {local_folder(data.folder): data.recording} | others
 
 
 class RunConfig(Settings):
@@ -414,6 +344,20 @@ class RunConfig(Settings):
         for name, stage in self.stages.items():
             if stage.memory is not None and self.engine.sequence_parallel > 1:
                 raise ValueError(f"stages.{name}.memory: engine.sequence_parallel would cut its segments; set it to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_has_a_model(self) -> RunConfig:
+        can_draw = self.initial_weights is not None
+        for name, stage in self.ordered_stages:
+            if stage.alignment is not None and not can_draw:
+                raise ValueError(
+                    f"stages.{name} aligns a model that draws, and there is none before it: put a stage with "
+                    "text_to_image in front (its `number` below this one's), or name a run in initial_weights"
+                )
+            if stage.alignment is not None and self.engine.sequence_parallel > 1:
+                raise ValueError(f"stages.{name} draws whole pictures on each rank: set engine.sequence_parallel=1")
+            can_draw = can_draw or "text_to_image" in stage.skills
         return self
 
     @model_validator(mode="after")

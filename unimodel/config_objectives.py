@@ -143,13 +143,57 @@ class PolicyConfig(Settings):
     """Loss weight of what it will get; an action weighs 1."""
 
 
+class DrawingConfig(Settings):
+    """How pictures are drawn to be judged: parallel decoding (`unimodel/sampling/fill.py`)."""
+
+    steps: PositiveInt = 4
+    """Passes per picture."""
+    temperature: PositiveFloat = 1.0
+    choice_temperature: Annotated[float, Field(ge=0.0)] = 4.5
+    """Gumbel noise on the confidence by which places are kept, falling to 0 over the passes."""
+
+
+class AlignmentConfig(Settings):
+    """Draw several pictures of every prompt, have them judged, and make the better ones likelier.
+
+    grpo: policy gradient with group-relative advantages (DeepSeekMath, arXiv 2402.03300) and masked likelihoods
+    (UniGRPO of MMaDA, arXiv 2505.15809). dpo: the best of a group is preferred to the worst (arXiv 2305.18290), with
+    the likelihood bounds and common masks of LLaDA 1.5 (arXiv 2505.19223)."""
+
+    kind: Literal["grpo", "dpo"]
+    coefficient: PositiveFloat = 1.0
+    group: Annotated[int, Field(ge=2)] = 8
+    """Pictures per prompt. One alone has nothing to be compared with."""
+    drawing: DrawingConfig = DrawingConfig()
+    masks: PositiveInt = 2
+    """Masks per picture and update, their sizes spread evenly. All pictures of a prompt and all models share them."""
+    updates: PositiveInt = 1
+    """Updates from the same pictures, each with other masks."""
+    clip: PositiveFloat = 0.2
+    """Of grpo: beyond this change of a token's probability by the updates of a step, nothing is gained any more."""
+    kl_weight: Annotated[float, Field(ge=0.0)] = 0.01
+    """Of grpo: loss per nat per token of KL divergence from the model before the stage."""
+    preference_scale: PositiveFloat = 0.1
+    """Of dpo: beta, per nat of a whole picture. The larger, the closer to the model before the stage."""
+    max_kl: PositiveFloat = 0.1
+    """Nats per token: the stage ends with the first update that begins farther than this from the model before it."""
+    violation_cost: Annotated[float, Field(ge=0.0)] = 0.5
+    """What a broken law takes from a reward, which is the share of right facts (docs/alignment.md)."""
+
+    @property
+    def pictures_per_update(self) -> int:
+        """Of every prompt."""
+        return self.group if self.kind == "grpo" else 2
+
+
 ObjectiveConfig = Annotated[
     NextTokenConfig
     | MaskedConfig
     | DiffusionForcingConfig
     | TeacherForcingConfig
     | InverseDynamicsConfig
-    | PolicyConfig,
+    | PolicyConfig
+    | AlignmentConfig,
     Field(discriminator="kind"),
 ]
 

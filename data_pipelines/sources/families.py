@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipelines.sources import any_environment, atari, minigrid
 from data_pipelines.sources.episode import Event
+from data_pipelines.sources.minigrid_reading import GridJudge
 from data_pipelines.sources.world import Family, World
 
 
@@ -27,6 +28,19 @@ def open_world(environment: str, seed: int, image_size: int, view_cells: int | N
     """
     simulator = family_of(environment).open_simulator(environment, seed, image_size, view_cells)
     return World(environment, seed, simulator)
+
+
+def open_judge(environment: str, image_size: int) -> GridJudge:
+    """Tells by the environment's own renderer whether a picture shows what its caption says.
+
+    Raises ValueError for an environment whose pictures nobody can read back.
+    """
+    if family_of(environment) is not minigrid:
+        raise ValueError(
+            f"pictures of {environment or 'these samples'} cannot be judged: only those of MiniGrid and BabyAI, drawn "
+            "tile by tile, are read back"
+        )
+    return GridJudge(environment, image_size)
 
 
 def branch_frames(

@@ -219,7 +219,7 @@ def _caption(env: MiniGridEnv) -> str:
     for index, cell in enumerate(env.grid.grid):
         if cell is not None and cell.type not in UNNAMED:
             y, x = divmod(index, env.width)
-            parts.append(f"{_door_state(cell)}{cell.color} {cell.type} at {cell_name(x, y)}")
+            parts.append(f"{thing_name(cell)} at {cell_name(x, y)}")
     return "; ".join(parts)
 
 
@@ -231,7 +231,7 @@ def caption_of_view(cells: Grid) -> str:
         if cell is not None and cell.type not in UNNAMED:
             y, x = divmod(index, cells.width)
             ahead, right = cells.height - 1 - y, x - cells.width // 2
-            words = [f"{_door_state(cell)}{cell.color} {cell.type}"]
+            words = [thing_name(cell)]
             words += [f"{ahead} ahead"] if ahead else []
             words += [f"{abs(right)} {'right' if right > 0 else 'left'}"] if right else []
             parts.append(" ".join(words if ahead or right else ["carried", *words]))
@@ -240,6 +240,11 @@ def caption_of_view(cells: Grid) -> str:
 
 def _is_free(cell: WorldObj | None) -> bool:
     return cell is None or (cell.can_overlap() and cell.type not in ENDS)
+
+
+def thing_name(cell: WorldObj) -> str:
+    """What captions call a thing."""
+    return f"{_door_state(cell)}{cell.color} {cell.type}"
 
 
 def _door_state(cell: object) -> str:

@@ -12,6 +12,7 @@ from unimodel.evaluation.finished import evaluation_state
 from unimodel.evaluation.held_out import HeldOut, Split, load_held_out
 from unimodel.evaluation.interaction import evaluate_interaction
 from unimodel.evaluation.latent_actions import evaluate_latent_actions
+from unimodel.evaluation.laws import evaluate_laws
 from unimodel.evaluation.memory import evaluate_memory
 from unimodel.evaluation.representation import (
     evaluate_actions,
@@ -72,6 +73,7 @@ def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut,
         findings.add(evaluate_actions(loaded, held_out))
     if "text_to_image" in skills:
         findings.add([evaluate_text_to_image(loaded, held_out)])
+        findings.add(*evaluate_laws(loaded, held_out))
     if "image_to_text" in skills:
         findings.add([evaluate_image_to_text(loaded, held_out)])
     if "interaction" in skills:

@@ -185,7 +185,7 @@ def stage_progress(run: RunFolder, config: RunConfig) -> list[StageProgress]:
         charts = stage_charts(name, lines, [line for line in timing if line["step"] in steps])
         tokens = sum(line.get("tokens", 0) for line in lines)
         progress.append(StageProgress(stage.number, name, done, stage.steps, objectives, tokens, charts))
-        before += stage.steps
+        before += done  # an alignment stage may end before its last step
     return progress
 
 

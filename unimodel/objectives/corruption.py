@@ -6,6 +6,7 @@ import numpy as np
 
 from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.config_objectives import (
+    AlignmentConfig,
     DiffusionForcingConfig,
     InverseDynamicsConfig,
     MaskedConfig,
@@ -14,6 +15,7 @@ from unimodel.config_objectives import (
     PolicyConfig,
     TeacherForcingConfig,
 )
+from unimodel.objectives.alignment import hide_answer
 from unimodel.objectives.diffusion_forcing import corrupt_frames
 from unimodel.objectives.inverse_dynamics import hide_actions
 from unimodel.objectives.masked import corrupt_masked
@@ -40,6 +42,8 @@ def corrupt(
             return hide_actions(sequence, vocabulary, config, index)
         case PolicyConfig():
             return read_world(sequence, vocabulary, config, index, rng)
+        case AlignmentConfig():
+            return hide_answer(sequence, vocabulary, index)
 
 
 def added_tokens(config: ObjectiveConfig, steps: int, step_tokens: int) -> int:

@@ -69,7 +69,7 @@ def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) ->
     """The DeepSpeed config. Values whose defaults moved between releases are pinned here."""
     return {
         "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks // config.sequence_parallel),
-        "gradient_accumulation_steps": stage.batch.accumulation,
+        "gradient_accumulation_steps": stage.batch.accumulation * stage.passes_per_update,
         "gradient_clipping": stage.optimizer.gradient_clip,
         "zero_optimization": _zero_settings(config),
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},

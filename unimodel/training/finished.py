@@ -12,6 +12,7 @@ from unimodel.run_folder import RunFolder
 from unimodel.training.checkpoint import Checkpoint, newest_checkpoint, stage_checkpoint
 
 MAY_CHANGE_ON_RESUME = (
+    "name",
     "engine",
     "checkpoint",
     "faults",
@@ -54,14 +55,25 @@ def last_finished_stage(config: RunConfig, run: RunFolder) -> str:
 
 
 def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """Raises ValueError listing what differs between `config` and the one the checkpoint was made with."""
-    now, then = settings_of(config), checkpoint.config
+    """Raises ValueError listing what differs between `config` and the one the checkpoint was made with.
+
+    Stages after that of the checkpoint may differ, be new or be left out: nothing has come of them yet.
+    """
+    now, then = settings_of(config), dict(checkpoint.config)
+    for settings in (now, then):
+        settings["stages"] = _begun(settings["stages"], checkpoint.position.stage)
     differing = [difference for key in now for difference in differences(now[key], then.get(key), key)]
     if differing:
         raise ValueError(
             f"{checkpoint.folder} was made with another config; different: {', '.join(differing[:5])}. "
             "Restore these values, or choose another `name` to start a new run"
         )
+
+
+def _begun(stages: dict[str, Any], last: str) -> dict[str, Any]:
+    """Stages in their order up to `last`, all of them where it is not among them."""
+    names = sorted(stages, key=lambda name: stages[name]["number"])
+    return {name: stages[name] for name in names[: names.index(last) + 1 if last in names else None]}
 
 
 def differences(now: Any, then: Any, key: str, allowed: Sequence[str] = MAY_CHANGE_ON_RESUME) -> list[str]:

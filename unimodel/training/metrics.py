@@ -11,7 +11,7 @@ from data_pipelines.stream.loader import StepBatch
 from unimodel.config import StageConfig
 from unimodel.training.checkpoint import TrainPosition
 from unimodel.training.data import entry_name
-from unimodel.training.step import StepReport
+from unimodel.training.step import StepOutcome, StepReport
 
 
 def metrics_line(
@@ -66,11 +66,13 @@ def skips_in_a_row(lines: Sequence[dict[str, Any]], stage: str) -> int:
     return count
 
 
-def describe(report: StepReport, seconds: float) -> str:
+def describe(outcome: StepOutcome, seconds: float) -> str:
     """The part of a progress line that the step measured."""
+    report = outcome.report
     losses = " ".join(f"{name} {value:.3f}" for name, value in report.objective_losses.items())
     accuracy = " ".join(f"{name} {100 * value:.0f}%" for name, value in report.modality_accuracy.items())
-    return f"loss {losses} | {accuracy} | {report.tokens / seconds:,.0f} tokens/s"
+    figures = " ".join(f"{name} {value:.3f}" for name, value in outcome.figures.items())
+    return f"loss {losses} | {accuracy or figures} | {report.tokens / seconds:,.0f} tokens/s"
 
 
 def _finite(value: float) -> float | None:

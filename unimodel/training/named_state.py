@@ -82,12 +82,13 @@ class NamedState:
             self._host[key] = torch.empty(tensor.numel(), dtype=torch.float32, pin_memory=tensor.is_cuda)
         return self._host[key].copy_(tensor.detach().flatten(), non_blocking=True)
 
-    def set_weights(self, state: StoredState) -> None:
-        """Sets the fp32 master weights that are stored (the engine was built from the same values, perhaps rounded to
-        bf16); parameters that were added keep theirs."""
+    def set_weights(self, state: StoredState, *, averaged: bool = False) -> None:
+        """Sets the fp32 master weights that are stored, or their moving average where there is one (the engine was
+        built from the same values, perhaps rounded to bf16); parameters that were added keep theirs."""
         for name, master, piece in self._pieces():
-            if state.has(WEIGHT, name, piece.shape):
-                self._set(master, WEIGHT, piece, state.piece(WEIGHT, name, piece.start, piece.numel))
+            kind = AVERAGE if averaged and state.has(AVERAGE, name, piece.shape) else WEIGHT
+            if state.has(kind, name, piece.shape):
+                self._set(master, WEIGHT, piece, state.piece(kind, name, piece.start, piece.numel))
 
     def set_average(self, state: StoredState, kind: str) -> None:
         """Sets the moving average from the stored one, or starts it from the stored weights."""

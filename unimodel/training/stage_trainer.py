@@ -11,6 +11,7 @@ import torch.distributed as dist
 from data_pipelines.stream.loader import StepBatch
 from data_pipelines.stream.plan import StreamState
 from unimodel.backbone.sequence_parallel import SequenceGroup
+from unimodel.batch import PackedBatch
 from unimodel.config import RunConfig, StageConfig
 from unimodel.errors import Stopped
 from unimodel.observe.progress import ProgressBar, say
@@ -18,6 +19,7 @@ from unimodel.observe.trackers import Trackers
 from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.finished import source_names
+from unimodel.training.alignment_setup import build_aligner
 from unimodel.training.checkpoint import Checkpoint, TrainPosition
 from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.collective import from_main_rank
@@ -34,7 +36,7 @@ from unimodel.training.own_rollout import with_own_frames
 from unimodel.training.quarantine import quarantine, quarantine_step
 from unimodel.training.schedule import learning_rate
 from unimodel.training.stage_model import build_stage_model
-from unimodel.training.step import StepReport, train_step
+from unimodel.training.step import StepOutcome, StepReport, train_step
 from unimodel.training.stop_signal import StopSignal
 from unimodel.training.stored_state import AVERAGE, WEIGHT, StoredState
 from unimodel.training.watchdog import Watchdog
@@ -79,7 +81,10 @@ class StageTrainer:
         if jump is not None:
             self.position = replace(self.position, stream=jump)
         stored = checkpoint.state() if checkpoint else None
-        weights = stored.weights() if stored else read_initial_weights(config.initial_weights)
+        # What draws is the moving average, so that is what is aligned.
+        self.starts_from_average = stage.alignment is not None and not resumed
+        averaged = self.starts_from_average
+        weights = stored.weights(averaged=averaged) if stored else read_initial_weights(config.initial_weights)
         backbone = build_stage_model(config, stage, bundle, run)
         report = load_by_name(backbone, weights, whole=checkpoint is not None, but="" if resumed else MEMORY)
         freeze(backbone, stage.freeze)
@@ -100,18 +105,21 @@ class StageTrainer:
         self.losses = LossWatch(config.faults, losses)
         self.saving_seconds = 0.0  # since the last line of timing
         self.observer = StageObserver(config, stage, run, self.engine, bundle.vocabulary, context.device)
+        self.aligner = None
+        if stage.alignment is not None:
+            self.aligner = build_aligner(config, run, bundle, name, self.engine, context.device)
 
     def _restore(self, stored: StoredState | None, resumed: bool) -> None:
         averaging = self.stage.optimizer.ema_decay > 0
         self.state.initialise(self.position.updates, averaging)
         if stored is None:
             return
-        self.state.set_weights(stored)
+        self.state.set_weights(stored, averaged=self.starts_from_average)
         if resumed or self.stage.carry_optimizer:
             missing = self.state.set_moments(stored)
             assert not (resumed and missing), missing
         if averaging:
-            self.state.set_average(stored, AVERAGE if resumed else WEIGHT)
+            self.state.set_average(stored, AVERAGE if resumed or self.starts_from_average else WEIGHT)
 
     def run_stage(self) -> None:
         """Trains from the current position to the stage's end, which is saved.
@@ -122,9 +130,11 @@ class StageTrainer:
         first, log = self.position.stage_step, self.context.run.log
         with ProgressBar(title, self.stage.steps, start=first, quiet=not self.is_main, log=log) as bar:
             for stage_step in range(first, self.stage.steps):
-                seconds, report = self._step(stage_step)
-                bar.advance(1, describe(report, seconds))
-                stops = report.told[1] > 0
+                if self.position.stage_done:  # before its last step, having gone as far as it may
+                    break
+                seconds, outcome = self._step(stage_step)
+                bar.advance(1, describe(outcome, seconds))
+                stops = outcome.report.told[1] > 0
                 self._beat(pause=stops or self.position.stage_done)
                 # Not amid steps that are skipped: going back is to before them.
                 due = (stage_step + 1) % self.context.config.checkpoint.every_steps == 0 and not self.skips_in_a_row
@@ -136,8 +146,8 @@ class StageTrainer:
                     message = f"stopped at step {self.position.step}, saved; run the same command again to go on"
                     raise Stopped(message, by_hand=self.context.stop.by_hand)
 
-    def _step(self, stage_step: int) -> tuple[float, StepReport]:
-        """One step and all that follows from it, but for the checkpoint; its seconds and what it measured."""
+    def _step(self, stage_step: int) -> tuple[float, StepOutcome]:
+        """One step and all that follows from it, but for the checkpoint; its seconds and what became of it."""
         began = time.monotonic()
         rate = self._set_learning_rate(stage_step)
         before = self.position.stream
@@ -147,23 +157,12 @@ class StageTrainer:
             step = replace(step, bad_samples=())
         loading_seconds = time.monotonic() - began
         tell = (float(len(step.bad_samples)), float(self.context.stop.requested), *self.context.writer.written())
-        vocabulary, seed = self.context.bundle.vocabulary, (self.context.config.seed, self.name)
-        batch = step.batch.to(self.context.device)
-        batch = with_own_frames(
-            self.engine, self.context.sequence, batch, self.stage, vocabulary, stage_step=stage_step, seed=seed
-        )
-        report = train_step(
-            self.engine,
-            batch,
-            self.stage,
-            vocabulary,
-            (*tell, *self.observer.tell()),
-            loss_limit=self.losses.limit,
-        )
+        outcome = self._learn(step.batch.to(self.context.device), stage_step, (*tell, *self.observer.tell()))
+        report = outcome.report
         bad_samples, _, written, failed, *rank_seconds = report.told
         self.context.writer.settle(written, failed)
-        done = stage_step + 1 == self.stage.steps
-        updates = self.position.updates + (not report.skipped)
+        done = stage_step + 1 == self.stage.steps or outcome.ends_stage
+        updates = self.position.updates + outcome.updates
         self.position = TrainPosition(self.position.step + 1, self.name, stage_step + 1, done, updates, step.state)
         if bad_samples:
             limit = self.context.config.data.max_bad_samples
@@ -171,7 +170,7 @@ class StageTrainer:
         norms = self.observer.end(loading_seconds, rank_seconds)
         seconds = time.monotonic() - began
         if self.is_main:
-            metrics = metrics_line(self.position, self.stage, step, report, rate) | norms
+            metrics = metrics_line(self.position, self.stage, step, report, rate) | norms | outcome.figures
             append_json_line(self.context.run.metrics, metrics)
             timing = timing_line(self.position, report, seconds, loading_seconds, self.saving_seconds)
             timing |= self.observer.speed(report, seconds)
@@ -179,7 +178,22 @@ class StageTrainer:
             self.context.trackers.log(self.position.step, metrics | timing)
         self.saving_seconds = 0.0
         self._count(step, report, before)
-        return seconds, report
+        return seconds, outcome
+
+    def _learn(self, batch: PackedBatch, stage_step: int, tell: tuple[float, ...]) -> StepOutcome:
+        """From this rank's batch; a stage that aligns draws its own answers first."""
+        if self.aligner is not None:
+            outcome = self.aligner.step(batch, stage_step, tell)
+            if outcome.ends_stage:
+                message = f"KL {outcome.figures['kl']:.4f} nats per token, more than max_kl: the stage ends here"
+                say(message, quiet=not self.is_main, log=self.context.run.log)
+            return outcome
+        vocabulary, seed = self.context.bundle.vocabulary, (self.context.config.seed, self.name)
+        batch = with_own_frames(
+            self.engine, self.context.sequence, batch, self.stage, vocabulary, stage_step=stage_step, seed=seed
+        )
+        report = train_step(self.engine, batch, self.stage, vocabulary, tell, loss_limit=self.losses.limit)
+        return StepOutcome(report, int(not report.skipped))
 
     def _count(self, step: StepBatch, report: StepReport, before: StreamState) -> None:
         """Takes the step into account, or lists its samples when it was skipped. Raises RollBackError."""

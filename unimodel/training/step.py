@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,6 +38,17 @@ class StepReport:
     """None where the engine does not report one (ZeRO 0), or it is not finite."""
     told: tuple[float, ...]
     """Sums over the ranks of what each told the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What became of a step: its report, updates of the optimizer, figures that stand beside its metrics, and whether
+    it ends the stage."""
+
+    report: StepReport
+    updates: int
+    figures: dict[str, float] = field(default_factory=dict)
+    ends_stage: bool = False
 
 
 @memory_for(PASSES)
@@ -82,7 +93,7 @@ def train_step(
         # Normalisers already span ranks and accumulation; ZeRO averages over ranks, so undo that.
         engine.backward(loss * num_ranks, scale_wrt_gas=False)
         if engine.is_gradient_accumulation_boundary():
-            skipped = _update(engine)
+            skipped = update_weights(engine)
         else:
             engine.step()
 
@@ -109,7 +120,7 @@ def _means(sums: torch.Tensor, normaliser: torch.Tensor, stage: StageConfig) -> 
 
 
 @memory_for(UPDATE)
-def _update(engine: Any) -> bool:
+def update_weights(engine: Any) -> bool:
     """The optimizer's step; whether it was left out because some gradient is not finite.
 
     Without ZeRO, in fp32, such a gradient would poison the weights for good; everywhere else the engine looks itself.
