@@ -156,6 +156,32 @@ def measure(peers: dict[str, Peer], records: int) -> None:
         )
 
 
+def measure_index(folder: Path, records: int = 20_000) -> None:
+    """What an approximate search of LanceDB still finds, and what it costs."""
+    from unimodel.memory.lance_store import LanceStore
+
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((records // 100, DIM))
+    keys = centres[rng.integers(len(centres), size=records)] + 0.5 * rng.standard_normal((records, DIM))
+    queries = centres[:QUERIES] + 0.3 * rng.standard_normal((QUERIES, DIM))
+    with LanceStore.create(folder / "indexed", StoreSettings("world", "model", DIM, VOCABULARY)) as store:
+        store.append([Record(key, np.array([1]), step=0) for key in keys])
+        costs, found = [], []
+        for number in range(2):
+            start = time.process_time()
+            found.append(store.search(queries, K).ids)
+            costs.append(1000 * (time.process_time() - start) / QUERIES)
+            if number == 0:
+                start = time.process_time()
+                store.build_index()
+                building = time.process_time() - start
+    recall = np.mean([len(set(best) & set(row)) / K for best, row in zip(*map(np.ndarray.tolist, found), strict=True)])
+    print(
+        f"LanceDB, {records} records, index built in {building:.0f} s of processor: recall@{K} {recall:.3f}, "
+        f"processor {costs[1]:.2f} ms a query, {costs[0]:.2f} without it"
+    )
+
+
 def main() -> None:
     torch.set_num_threads(1)
     kinds: dict[str, Callable[[Path], Peer]] = {"unimodel": Ours}
@@ -166,6 +192,9 @@ def main() -> None:
     for records in map(int, sys.argv[1:] or ("10000", "100000")):
         with tempfile.TemporaryDirectory() as folder:
             measure({name: make(Path(folder)) for name, make in kinds.items()}, records)
+    if importlib.util.find_spec("lancedb"):
+        with tempfile.TemporaryDirectory() as folder:
+            measure_index(Path(folder))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, cast
 
 import lancedb
 import numpy as np
 import pyarrow as pa
+from lancedb.query import LanceVectorQueryBuilder
 
 from data_pipelines.shards.atomic import PARTIAL_SUFFIX
 from unimodel.memory.forgetting import count_to_forget, least_worth_first, require_room_for_one
@@ -248,7 +249,7 @@ class LanceStore:
         allowed = " AND ".join([_HELD, *(f"{term} {value}" for term, value in terms.items() if value is not None)])
         ids, distances = np.full((len(queries), k), UNSTORED), np.full((len(queries), k), np.inf, np.float32)
         for number, query in enumerate(queries):
-            search: Any = self._table.search(query, vector_column_name=column)  # its stubs know no vectors
+            search = cast(LanceVectorQueryBuilder, self._table.search(query, vector_column_name=column))
             search = search.distance_type("dot" if column == "key" else "l2").where(allowed, prefilter=True)
             found = search.select(["id", "_distance"]).limit(k).to_arrow()
             order = np.lexsort((found["id"].to_numpy(), found["_distance"].to_numpy()))
