@@ -19,6 +19,7 @@ from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.play.address import Address, bind
 from unimodel.world.play.hub import Hub
 from unimodel.world.play.playground import open_playground
+from unimodel.world.play.rooms import Rooms
 from unimodel.world.play.serve import server_config
 from unimodel.world.play.server import build_app
 from unimodel.world.play.settings import Limits, PlaySettings
@@ -108,7 +109,7 @@ class PlayClient:
 def play_server(*runs: LoadedRun, settings: PlaySettings | None = None, **limits: Any) -> Iterator[PlayServer]:
     """Plays `runs` until the block ends; `limits` are those that differ from the usual ones."""
     settings = settings or PlaySettings(limits=Limits(**limits))
-    app = build_app(open_playground(runs, settings), TOKEN)
+    app = build_app(Rooms(open_playground(runs, settings)), TOKEN)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(Address("127.0.0.1", 0, TOKEN, exposed=False)))
         server = uvicorn.Server(server_config(app, settings))
