@@ -35,7 +35,8 @@ CREATE TABLE snapshots (number INTEGER PRIMARY KEY, tick INTEGER NOT NULL, entry
 _SNAPSHOTS = "SELECT number, tick, entry, crc32, sha256 FROM snapshots ORDER BY number"
 _COLUMNS = "number, tick, time, kind, agent, action, value, codes, crc32"
 _HEAD = struct.Struct("<QII")
-"""Number and checksum of the last entry, and a checksum of these."""
+"""Number and checksum of the last entry, and a checksum of these. There are two, written in turn: whatever is torn, the
+other one stands."""
 _WAIT_SECONDS = 30
 
 
@@ -99,23 +100,30 @@ def read_log(folder: Path) -> LogRead:
     path = folder / LOG_FILE
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no world: it has no {LOG_FILE}")
-    head = (folder / HEAD_FILE).read_bytes() if (folder / HEAD_FILE).exists() else b""  # older than what is read next
+    heads = _read_heads(folder)  # older than what is read next
     entries: list[Entry] = []
     try:
         with closing(_connect(path, "ro")) as connection:
             for entry in _checked(connection):
                 entries.append(entry)
     except (sqlite3.DatabaseError, ValueError) as error:
-        return LogRead(entries, str(error))
-    return LogRead(entries, _lost(head, entries))
+        return LogRead(entries, " ".join(str(error).split()))
+    return LogRead(entries, _lost(heads, entries))
 
 
 def read_snapshots(folder: Path) -> list[SnapshotRow]:
     """Of the log in `folder`, the oldest first; none of one that is damaged."""
     try:
         with closing(_connect(folder / LOG_FILE, "ro")) as connection:
-            return [SnapshotRow(*row) for row in connection.execute(_SNAPSHOTS)]
+            return _snapshot_rows(connection)
     except sqlite3.DatabaseError:
+        return []
+
+
+def _snapshot_rows(connection: sqlite3.Connection) -> list[SnapshotRow]:
+    try:
+        return [SnapshotRow(*row) for row in connection.execute(_SNAPSHOTS)]
+    except sqlite3.DatabaseError:  # nothing but time is lost
         return []
 
 
@@ -132,11 +140,23 @@ def _checked(connection: sqlite3.Connection) -> Iterator[Entry]:
         yield Entry(number, when, Deed(kind, tick, agent, action, json.loads(value), codes), crc32)
 
 
-def _lost(head: bytes, entries: list[Entry]) -> str | None:
+def _read_heads(folder: Path) -> list[tuple[int, int, int]]:
+    """Number, checksum and place of those that are whole, the newest last."""
+    path = folder / HEAD_FILE
+    content = path.read_bytes() if path.exists() else b""
+    whole = []
+    for place in (0, 1):
+        head = content[place * _HEAD.size :][: _HEAD.size]
+        if len(head) == _HEAD.size and zlib.crc32(head[:-4]) == _HEAD.unpack(head)[2]:
+            whole.append((*_HEAD.unpack(head)[:2], place))
+    return sorted(whole)
+
+
+def _lost(heads: list[tuple[int, int, int]], entries: list[Entry]) -> str | None:
     """What is wrong with a log that ends, whole, with these entries, if anything is."""
-    if len(head) != _HEAD.size or zlib.crc32(head[:-4]) != _HEAD.unpack(head)[2]:
+    if not heads:
         return f"its {HEAD_FILE} file, which says how far it had come, is missing or damaged"
-    number, crc32, _ = _HEAD.unpack(head)
+    number, crc32, _ = heads[-1]
     if number >= len(entries):
         return f"it has lost its end: {number + 1} entries were written and {len(entries)} are left"
     if entries[number].crc32 != crc32:
@@ -155,16 +175,18 @@ class WorldLog:
         self.path = folder / LOG_FILE
         self._number = last.number + 1 if last is not None else 0
         self._crc32 = last.crc32 if last is not None else 0
-        self._connection = _connect(self.path, "rw")
-        self._connection.execute("PRAGMA synchronous=FULL")
+        with _explained(self.path):
+            self._connection = _connect(self.path, "rw")
+            self._connection.execute("PRAGMA synchronous=FULL")
         self._inode = self.path.stat().st_ino
         self._head = os.open(folder / HEAD_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._newest_head = next((place for *_, place in reversed(_read_heads(folder))), 1)
 
     @staticmethod
     def create(folder: Path, deeds: Sequence[tuple[Deed, float | None]]) -> None:
         """A log with these deeds, each with its time or now, whole on the disk."""
         folder.mkdir(parents=True)
-        with closing(_connect(folder / LOG_FILE, "rwc")) as connection:
+        with _explained(folder / LOG_FILE), closing(_connect(folder / LOG_FILE, "rwc")) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.executescript(_SCHEMA)
         log = WorldLog(folder, None)
@@ -195,7 +217,7 @@ class WorldLog:
 
     def snapshots(self) -> list[SnapshotRow]:
         """The oldest first."""
-        return [SnapshotRow(*row) for row in self._connection.execute(_SNAPSHOTS)]
+        return _snapshot_rows(self._connection)
 
     def close(self) -> None:
         self._connection.close()
@@ -216,18 +238,20 @@ class WorldLog:
             if statement:
                 self._connection.execute(statement, values)
         self._number, self._crc32 = number, crc32
-        head = _HEAD.pack(number - 1, crc32, 0)
-        with contextlib.suppress(
-            OSError
-        ):  # the entries are kept; a head that is older than its log tells less, not lies
-            os.pwrite(self._head, head[:-4] + zlib.crc32(head[:-4]).to_bytes(4, "little"), 0)
+        self._write_head(_HEAD.pack(number - 1, crc32, 0)[:-4])
         return entries
+
+    def _write_head(self, head: bytes) -> None:
+        place = 1 - self._newest_head
+        with contextlib.suppress(OSError):  # the entries are kept; an older head tells less, but nothing wrong
+            os.pwrite(self._head, head + zlib.crc32(head).to_bytes(4, "little"), place * _HEAD.size)
+            self._newest_head = place
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All of the block or nothing."""
         self._require_in_place()
-        try:
+        with _explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -236,8 +260,6 @@ class WorldLog:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
-            raise _explanation(error, self.path) from error
 
     def _require_in_place(self) -> None:
         """A deleted file takes what is written to it and keeps nothing."""
@@ -250,11 +272,16 @@ class WorldLog:
             raise OSError(errno.ENOENT, what, str(self.path))
 
 
-def _explanation(error: sqlite3.Error, path: Path) -> OSError:
-    kept = "nothing of this was stored, all that happened before is kept"
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-        return OSError(errno.ENOSPC, f"no room on the disk: {kept}. Free some and go on", str(path))
-    return OSError(errno.EIO, f"{kept} ({error})", str(path))
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Errors of SQLite as those of the disk, which say what became of the world."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        kept = "nothing of this was stored, all that happened before is kept"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, f"no room on the disk: {kept}. Free some and go on", str(path)) from error
+        raise OSError(errno.EIO, f"{kept} ({error})", str(path)) from error
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -96,7 +96,9 @@ class Past:
         value: dict[str, Any] = born.deed.value
         if value.get("format") != FORMAT:
             raise ValueError(f"the world's log is of another version of unimodel: it reads format {FORMAT}")
-        about = {key: tuple(part) if isinstance(part, list) else part for key, part in value["birth"].items()}
+        about: dict[str, Any] = {
+            key: tuple(part) if isinstance(part, list) else part for key, part in value["birth"].items()
+        }
         first = Tick((), (), 0, born.deed.codes, born.number, born.crc32)
         past = Past(Birth(**about), born.time, LivedBy(**value["lived_by"]), first, last=born)
         for entry in rest:
