@@ -19,6 +19,13 @@ def play_command(  # noqa: PLR0913 - one parameter per option
     compare: Annotated[
         Path | None, typer.Option(help="Another run, for blind comparisons.", show_default=False)
     ] = None,
+    world: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on in this world of the run, which all who come share (docs/worlds.md).", show_default=False
+        ),
+    ] = None,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Though another checkpoint lived --world until now.")] = False,
     stage: Annotated[
         str | None, typer.Option(help="Stage to play; the last finished one otherwise.", show_default=False)
     ] = None,
@@ -34,16 +41,25 @@ def play_command(  # noqa: PLR0913 - one parameter per option
 
     for library in ("fastapi", "uvicorn", "websockets"):
         load_extra(library, "play", "unimodel play")
+    from unimodel.run_folder import RunFolder
     from unimodel.world.play.address import Address, bind
     from unimodel.world.play.playable import playable_stage
     from unimodel.world.play.settings import Limits, PlaySettings
+    from unimodel.world.sessions.catalogue import kept_token, require_world
 
+    if world is not None:
+        if compare is not None:
+            raise ValueError("--world is one world that goes on, and --compare plays two new ones: choose one of them")
+        token = token or kept_token(require_world(RunFolder(run), world))
     address = Address.chosen(host, port, token, exposed=expose)
     settings = PlaySettings(fps, passes, Limits(max_clients=clients), compiled)
     stages = [(run, playable_stage(run, stage))]
     if compare is not None:
         stages.append((compare, playable_stage(compare, None)))
     with bind(address) as listener:  # before the seconds that loading takes; nobody is listened to yet
-        from unimodel.world.play.serve import serve
+        from unimodel.world.play.serve import serve, serve_world
 
-        serve(stages, settings, address, listener)
+        if world is not None:
+            serve_world(*stages[0], world, settings, address, listener, adopt=adopt)
+        else:
+            serve(stages, settings, address, listener)

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from unimodel.cli_sessions import app as sessions_app
+
 app = typer.Typer(no_args_is_help=True, help=__doc__)
+app.add_typer(sessions_app)
 
 MOMENTS = 4000
 """Of recorded play, from which imagined play goes on."""

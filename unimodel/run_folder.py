@@ -119,6 +119,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def worlds(self) -> Path:
+        """Worlds that outlive the processes in which they are lived, a folder each."""
+        return self.path / "worlds"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -18,10 +18,14 @@ from websockets.sync.client import connect
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.play.address import Address, bind
 from unimodel.world.play.hub import Hub
+from unimodel.world.play.place import Lobby
 from unimodel.world.play.playground import open_playground
+from unimodel.world.play.rooms import Rooms
 from unimodel.world.play.serve import server_config
 from unimodel.world.play.server import build_app
 from unimodel.world.play.settings import Limits, PlaySettings
+from unimodel.world.play.shared_ground import open_shared_ground
+from unimodel.world.play.shared_room import SharedRoom
 
 TOKEN = "a-token-for-tests"
 ANSWER_SECONDS = 60.0
@@ -63,8 +67,8 @@ class PlayClient:
     def say(self, kind: str, **values: Any) -> None:
         self.socket.send(json.dumps({"type": kind, **values}))
 
-    def enter(self, session: str | None = None, joining: str = "ask") -> dict[str, Any]:
-        self.say("hello", token=TOKEN, session=session, joining=joining)
+    def enter(self, session: str | None = None, joining: str = "ask", name: str | None = None) -> dict[str, Any]:
+        self.say("hello", token=TOKEN, session=session, joining=joining, name=name)
         self.welcome = self.hear("welcome")
         return self.welcome
 
@@ -108,10 +112,23 @@ class PlayClient:
 def play_server(*runs: LoadedRun, settings: PlaySettings | None = None, **limits: Any) -> Iterator[PlayServer]:
     """Plays `runs` until the block ends; `limits` are those that differ from the usual ones."""
     settings = settings or PlaySettings(limits=Limits(**limits))
-    app = build_app(open_playground(runs, settings), TOKEN)
+    with _serving(Rooms(open_playground(runs, settings))) as server:
+        yield server
+
+
+@contextmanager
+def shared_server(run: LoadedRun, name: str, **limits: Any) -> Iterator[PlayServer]:
+    """Plays the world `name` with all who come, until the block ends."""
+    with _serving(SharedRoom(open_shared_ground(run, name, PlaySettings(limits=Limits(**limits))))) as server:
+        yield server
+
+
+@contextmanager
+def _serving(lobby: Lobby) -> Iterator[PlayServer]:
+    app = build_app(lobby, TOKEN)
     with ExitStack() as stack:
         listener = stack.enter_context(bind(Address("127.0.0.1", 0, TOKEN, exposed=False)))
-        server = uvicorn.Server(server_config(app, settings))
+        server = uvicorn.Server(server_config(app, lobby.settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -17,7 +17,7 @@ from unimodel.memory.store import MemoryStore
 
 SETTINGS = StoreSettings("world", "model-a", dim=8, vocabulary_size=1000, pose_dims=3, segment_rows=12)
 LARGEST_BATCH = 16
-CALLS = ("pwrite", "fdatasync", "fsync", "truncate", "unlink", "link", "rename", "mkdir")
+CALLS = ("pwrite", "fdatasync", "fsync", "truncate", "unlink", "link", "rename", "replace", "mkdir")
 """The system calls by which a store changes a file system; SQLite makes its own."""
 
 

@@ -138,7 +138,7 @@ def test_a_slow_reader_misses_frames_but_not_the_newest(wild: LoadedRun) -> None
 
 
 def _rooms(server: PlayServer) -> list:
-    return list(server.hub._rooms.values())
+    return list(server.hub.lobby._rooms.values())
 
 
 # --- who comes in ---------------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_a_world_that_nobody_comes_back_to_is_closed_and_its_recording_kept(wild
             client.start()
             client.say("record", on=True)
             client.play(KEYS[:2])
-        while server.hub._rooms:
+        while server.hub.lobby._rooms:
             pass
         (manifest,) = set((wild.run.path / "played").glob("*/index.json")) - before
         assert verify_dataset(manifest.parent).ok
@@ -389,7 +389,7 @@ def test_worlds_that_wait_make_room_for_new_ones(wild: LoadedRun) -> None:
         for _ in range(5):
             with server.client() as client:
                 client.start()
-        assert len(server.hub._rooms) <= 2
+        assert len(server.hub.lobby._rooms) <= 2
 
 
 # --- two checkpoints ------------------------------------------------------------------------------------------------

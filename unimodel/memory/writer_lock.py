@@ -26,10 +26,10 @@ class WriterLock:
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            holder = self._holder()
+            holder = _holder(self._descriptor)
             os.close(self._descriptor)
             raise RunError(
-                f"{path.parent} is open for writing in process {holder}: stop it, or open the store read-only"
+                f"{path.parent} is open for writing in process {holder}: stop it, or only read"
             ) from None
         _held[self._path] = self._pid
 
@@ -43,6 +43,22 @@ class WriterLock:
             _held.pop(self._path, None)
         os.close(self._descriptor)
 
-    def _holder(self) -> int:
-        question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        return struct.unpack(_FLOCK, fcntl.fcntl(self._descriptor, fcntl.F_GETLK, question))[4]
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that holds the file `path`, if one does."""
+    if _held.get(path.resolve()) == os.getpid():  # to open and close it here would give the lock back
+        return os.getpid()
+    if not path.exists():
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> int | None:
+    question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
+    return None if kind == fcntl.F_UNLCK else pid

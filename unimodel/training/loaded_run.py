@@ -29,6 +29,8 @@ class LoadedRun:
     backbone: Backbone
     stage: str
     step: int
+    sha256: str
+    """Of the checkpoint: equal for equal ones alone."""
 
     @property
     def device(self) -> torch.device:
@@ -52,4 +54,5 @@ def load_run(path: Path, stage: str | None = None) -> LoadedRun:
     load_by_name(backbone, checkpoint.state().weights(averaged=True), whole=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.decoder.set_attn_implementation(attention_implementation(device))
-    return LoadedRun(run, config, bundle, backbone.to(device).eval(), stage, checkpoint.position.step)
+    backbone = backbone.to(device).eval()
+    return LoadedRun(run, config, bundle, backbone, stage, checkpoint.position.step, checkpoint.sha256)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from unimodel.batch import TokenSequence
@@ -12,6 +14,40 @@ from unimodel.world.state import WorldState
 
 OUTCOMES = (Modality.REWARD, Modality.DONE)
 """What follows every frame but the first of a window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window laid out: `prefix` tokens up to its first action; its last frame is the tokens `[block, codes_stop)`
+    with its action, its codes from `codes` on."""
+
+    ids: np.ndarray
+    sequence: TokenSequence
+    prefix: int
+    block: int
+    codes: int
+    codes_stop: int
+
+    @property
+    def num_codes(self) -> int:
+        return self.codes_stop - self.codes
+
+    @property
+    def step_tokens(self) -> int:
+        """Of one step: action, frame, and reward and done flag where they are told."""
+        return self.codes_stop - self.block + len(OUTCOMES)
+
+
+def lay_window(
+    builder: SequenceBuilder, state: WorldState, first: int, *, has_sink: bool, has_outcomes: bool
+) -> Window:
+    """The frames from `first` on, and where in them the last one is."""
+    steps = len(state.actions) - first
+    sequence, ids = lay_state(builder, state, first, has_sink=has_sink, has_outcomes=has_outcomes)
+    picture = sequence.layout.pictures[-1]
+    # A frame's block begins with its action: the events before that are read once, like all that came before.
+    begins = {span.time: span.start for span in reversed(sequence.spans) if span.modality is not Modality.TEXT}
+    return Window(ids, sequence, begins[min(1, steps)], begins[steps], picture.start, picture.stop)
 
 
 def lay_state(

@@ -13,7 +13,7 @@ the same window.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from unimodel.backbone.model import Backbone
-from unimodel.batch import TokenSequence
 from unimodel.memory.memory import Memory
 from unimodel.memory.state import State
 from unimodel.sampling.fill import FillSettings
@@ -33,7 +32,7 @@ from unimodel.world.passage import Passage, Unread, lay_passage
 from unimodel.world.recollection import Recollection
 from unimodel.world.refine import choose, frame_generator, still_hidden
 from unimodel.world.state import WorldState
-from unimodel.world.window import OUTCOMES, lay_state
+from unimodel.world.window import Window, lay_window
 
 KEPT_FRACTION = 0.5
 """Share of a full window that stays when it moves on."""
@@ -79,28 +78,6 @@ class _World:
     @property
     def window_frames(self) -> int:
         return len(self.state.frames) - self.first
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A window laid out: `prefix` tokens up to its first action; its last frame is the tokens `[block, codes_stop)`
-    with its action, its codes from `codes` on."""
-
-    ids: np.ndarray
-    sequence: TokenSequence
-    prefix: int
-    block: int
-    codes: int
-    codes_stop: int
-
-    @property
-    def num_codes(self) -> int:
-        return self.codes_stop - self.codes
-
-    @property
-    def step_tokens(self) -> int:
-        """Of one step: action, frame, and reward and done flag where they are told."""
-        return self.codes_stop - self.block + len(OUTCOMES)
 
 
 class Worlds:
@@ -161,6 +138,10 @@ class Worlds:
         """What a world remembers of the time before its window. Raises KeyError for a slot that is not open."""
         return self._worlds[slot].memory
 
+    def no_memory(self) -> State | None:
+        """What a world remembers that begins; nothing of a model without memory."""
+        return self._recollection.of_nothing() if self._recollection is not None else None
+
     @torch.no_grad()
     def _lived(self, world: _World) -> State:
         """What a world remembers that has lived all before its window, segment by segment."""
@@ -198,6 +179,12 @@ class Worlds:
         stride = self._window_frames - self._kept_frames
         return ((frames - self._window_frames - 1) // stride + 1) * stride
 
+    def full_at(self, frames: int) -> int:
+        """How many frames a world of `frames` of them had when its window was last full; 0 when it never was. Opened
+        with those it is as it was then, and can relive the others."""
+        begins = self._window_begins(frames + 1)
+        return begins + self._kept_frames if begins else 0
+
     def close(self, slot: int) -> None:
         """Raises KeyError for a slot that is not open."""
         del self._worlds[slot]
@@ -221,6 +208,12 @@ class Worlds:
         world = self._worlds[slot]
         world.state = world.state.with_event(ids)
 
+    def tell(self, slot: int, mission: np.ndarray) -> None:
+        """Another mission, as text ids, from the next frame on: its window is read again under it, what it remembers of
+        the time before stays. Raises KeyError for a slot that is not open."""
+        world = self._worlds[slot]
+        world.state, world.read = replace(world.state, mission=mission), 0
+
     @torch.no_grad()
     def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
         """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings').
@@ -241,6 +234,17 @@ class Worlds:
         for world, action, frame in zip(worlds, actions, frames, strict=True):
             world.state = world.state.stepped(action, frame)
         return frames
+
+    @torch.no_grad()
+    def relive(self, slot: int, action: int, frame: np.ndarray) -> None:
+        """A step whose frame is known. All is read in the very forwards of that step, so that the world goes on bit for
+        bit as the one that took it by itself. Raises KeyError for a slot that is not open."""
+        world = self._worlds[slot]
+        self._move_on(world)
+        window = self._next_window(world, action)
+        self._catch_up([world], [window])
+        self._fill(self._rounded_up([world]), self._rounded_up([window]), passes=1)
+        world.state = world.state.stepped(action, frame)
 
     @torch.no_grad()
     def outcomes(self, slots: Sequence[int]) -> Outcome:
@@ -282,22 +286,17 @@ class Worlds:
         """Whether the window must move on before it takes another frame."""
         return world.window_frames >= self._window_frames
 
-    def _next_window(self, world: _World, action: int) -> _Window:
+    def _next_window(self, world: _World, action: int) -> Window:
         """The window with one more frame, which nobody knows."""
         state = world.state
         window = self._window(state.stepped(action, state.frames[-1]), world.first)
         window.ids[window.codes : window.codes_stop] = self._builder.vocabulary.mask(Modality.IMAGE)
         return window
 
-    def _window(self, state: WorldState, first: int) -> _Window:
-        steps = len(state.actions) - first
-        sequence, ids = lay_state(self._builder, state, first, has_sink=self._has_sink, has_outcomes=self._has_outcomes)
-        picture = sequence.layout.pictures[-1]
-        # A frame's block begins with its action: the events before that are read once, like all that came before.
-        begins = {span.time: span.start for span in reversed(sequence.spans) if span.modality is not Modality.TEXT}
-        return _Window(ids, sequence, begins[min(1, steps)], begins[steps], picture.start, picture.stop)
+    def _window(self, state: WorldState, first: int) -> Window:
+        return lay_window(self._builder, state, first, has_sink=self._has_sink, has_outcomes=self._has_outcomes)
 
-    def _catch_up(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
+    def _catch_up(self, worlds: Sequence[_World], windows: Sequence[Window]) -> None:
         """Reads worlds that lag by frames, by themselves: the others would wait for rows as long as theirs."""
         late = [
             (world, window)
@@ -307,14 +306,14 @@ class Worlds:
         if late:
             self._read_past(*zip(*late, strict=True))
 
-    def _read_past(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> None:
+    def _read_past(self, worlds: Sequence[_World], windows: Sequence[Window]) -> None:
         """Reads all up to the last frames."""
         passage = self._passage(worlds, windows, [window.block for window in windows])
         self._backbone.hidden_after(passage.input_ids, passage.position_ids, passage.mask, passage.writing)
         for world, window in zip(worlds, windows, strict=True):
             world.read = window.block
 
-    def _fill(self, worlds: Sequence[_World], windows: Sequence[_Window], passes: int) -> Tensor:
+    def _fill(self, worlds: Sequence[_World], windows: Sequence[Window], passes: int) -> Tensor:
         """[worlds, tokens] codes of the windows' last frames. Reads all that comes before them."""
         images = self._builder.vocabulary.range_of(Modality.IMAGE)
         mask_id = self._builder.vocabulary.mask(Modality.IMAGE)
@@ -341,7 +340,7 @@ class Worlds:
         missing = _power_of_two(len(parts)) - len(parts) if self._compiled_for else 0
         return parts + missing * parts[-1:]
 
-    def _frames_passage(self, worlds: Sequence[_World], windows: Sequence[_Window]) -> tuple[Passage, Tensor]:
+    def _frames_passage(self, worlds: Sequence[_World], windows: Sequence[Window]) -> tuple[Passage, Tensor]:
         """All up to the last frames, and where in it their codes are, int64 [worlds, codes]."""
         stops = [window.codes_stop for window in windows]
         if self._compiled_for and any(world.read < window.block for world, window in zip(worlds, windows, strict=True)):
@@ -352,7 +351,7 @@ class Worlds:
         return passage, self._tensor(first)[:, None] + torch.arange(windows[0].num_codes, device=self._device)
 
     def _passage(
-        self, worlds: Sequence[_World], windows: Sequence[_Window], stops: Sequence[int], tokens: int = 0
+        self, worlds: Sequence[_World], windows: Sequence[Window], stops: Sequence[int], tokens: int = 0
     ) -> Passage:
         """What each world has not read of its window, up to `stops`, in rows of at least so many `tokens`."""
         unread = [

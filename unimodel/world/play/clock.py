@@ -64,9 +64,8 @@ class Clock:
         if ticking:
             if now < self._next_tick:
                 return self._next_tick - now
-            action = self.controls.chosen(self._chord if self._fresh else list(self._held))
-            action = self.controls.idle if action is None else action
-            return None if action is None else self._taken(action, now)
+            due, idle = self.take_wanted(now), self.controls.idle
+            return due or (None if idle is None else self._taken(idle, now))
         if self._fresh:
             action = self.controls.chosen(self._chord)
             assert action is not None
@@ -80,6 +79,11 @@ class Clock:
             return None
         repeat = max(max(self._held.values()) + REPEAT_AFTER_SECONDS, self._next_tick)
         return repeat - now if now < repeat else self._taken(held, now)
+
+    def take_wanted(self, now: float) -> Due | None:
+        """A step with what is held, or was pressed since the last one, if anything is."""
+        action = self.controls.chosen(self._chord if self._fresh else list(self._held))
+        return None if action is None else self._taken(action, now)
 
     def _taken(self, action: int, now: float) -> Due:
         """The next tick follows this one by a period; ticks that were missed are not made up for."""

@@ -1,4 +1,4 @@
-"""One WebSocket: who it is, what it may say, and how its wishes reach its session."""
+"""One WebSocket: who it is, what it may say, and how its wishes reach its world."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from unimodel.world.play import protocol
 from unimodel.world.play.outbox import Outbox
+from unimodel.world.play.place import Place, Refused
 from unimodel.world.play.protocol import ClientMessage, Notice
-from unimodel.world.play.room import Room
-from unimodel.world.play.session import Session
 from unimodel.world.play.settings import Limits
 from unimodel.world.play.token_bucket import TokenBucket
 
@@ -27,7 +26,7 @@ class Connection:
     def __init__(self, socket: WebSocket, limits: Limits) -> None:
         self._socket, self.limits = socket, limits
         self.outbox = Outbox(limits.frames_in_flight)
-        self.room: Room | None = None
+        self.place: Place | None = None
         self.since = time.monotonic()
         self._bucket = TokenBucket.full(limits.messages_per_second, limits.burst_messages, self.since)
         self._beyond = 0
@@ -80,55 +79,19 @@ class Connection:
                 await self._socket.close(code, reason)
 
     async def serve(self, message: ClientMessage) -> None:
-        """Grants a wish of the player, or says why not; a watcher has none."""
-        room = self.room
-        assert room is not None
+        """Grants a wish, or says why not."""
+        place = self.place
+        assert place is not None
         if isinstance(message, protocol.Ack):
             self.outbox.acknowledge(message.frame)
-            if room.player is self.outbox:
-                room.session.acknowledge(message.frame)
-        elif room.player is not self.outbox:
-            self.complain("watching", "You are watching: take over to play.")
-        else:
-            room.last_input = time.monotonic()
-            try:
-                await _grant(room.session, message)
-            except (ValueError, OSError) as error:
-                self.complain("refused", _sentence(str(error)))
-
-
-async def _grant(session: Session, message: ClientMessage) -> None:  # noqa: C901 - one case per message
-    match message:
-        case protocol.Key(action=action, down=True):
-            session.press(action)
-        case protocol.Key(action=action):
-            session.release(action)
-        case protocol.Release():
-            session.release()
-        case protocol.SetMode(mode=mode):
-            session.set_mode(mode)
-        case protocol.Pause(paused=paused):
-            session.pause(paused)
-        case protocol.Step():
-            session.single_step()
-        case protocol.Rewind(step=step):
-            await session.rewind(step)
-        case protocol.Branch():
-            await session.branch()
-        case protocol.Switch(branch=branch):
-            await session.switch(branch)
-        case protocol.Restart(episode=episode):
-            await session.restart(episode)
-        case protocol.Text(text=text):
-            await session.tell(text)
-        case protocol.Record(on=on):
-            await session.record(on)
-        case protocol.Compare(on=on):
-            await session.compare(on)
-        case protocol.Vote(choice=choice):
-            await session.vote(choice)
-        case protocol.Hello() | protocol.Ack():
-            raise ValueError("you have been welcomed already")
+            place.acknowledge(self.outbox, message.frame)
+            return
+        try:
+            await place.serve(self.outbox, message)
+        except Refused as refused:
+            self.complain(refused.code, _sentence(str(refused)))
+        except (ValueError, OSError) as error:
+            self.complain("refused", _sentence(str(error)))
 
 
 def _sentence(text: str) -> str:

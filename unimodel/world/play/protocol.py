@@ -6,6 +6,7 @@ answers what cannot be done with a `notice`.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -13,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 Mode = Literal["turns", "real_time"]
 Side = Literal["left", "right"]
 Choice = Literal["left", "right", "same"]
-Panel = Literal["dream", "real", "left", "right"]
+Panel = Literal["dream", "real", "left", "right", "world"]
 
 MAX_TEXT_CHARACTERS = 400
+NAME = r"^[A-Za-z0-9_-]{1,24}$"
+"""Of somebody in a shared world."""
 
 
 class _Message(BaseModel):
@@ -27,12 +30,13 @@ class _Message(BaseModel):
 
 class Hello(_Message):
     """The first message. `session` is a world that this client has had before; `joining` says what to do when another
-    client has it now."""
+    client has it now. In a shared world `name` is who one wants to be, `session` who one was."""
 
     type: Literal["hello"]
     token: Annotated[str, Field(max_length=200)]
-    session: Annotated[str, Field(max_length=64)] | None = None
+    session: Annotated[str, Field(max_length=100)] | None = None
     joining: Literal["ask", "take_over", "watch"] = "ask"
+    name: Annotated[str, Field(pattern=NAME)] | None = None
 
 
 class Key(_Message):
@@ -152,6 +156,11 @@ ClientMessage = Annotated[
 _ADAPTER: TypeAdapter[ClientMessage] = TypeAdapter(ClientMessage)
 
 
+def is_name(text: str) -> bool:
+    """Whether somebody may be called that."""
+    return re.fullmatch(NAME, text) is not None
+
+
 def parse(text: str) -> ClientMessage:
     """Raises ValueError with the first thing wrong; what the client sent is not repeated."""
     try:
@@ -191,6 +200,10 @@ class Welcome(_Message):
     hears_events: bool
     """What a text is: an event, or else a new mission."""
     text_tokens: int
+    world: str | None = None
+    """The name of the one world that all clients share, where they do."""
+    you: str | None = None
+    """Who one is there."""
 
 
 class Occupied(_Message):
@@ -239,6 +252,34 @@ class Trial(_Message):
     result: Revealed | None
 
 
+class Person(_Message):
+    """Somebody, or some program, in a shared world."""
+
+    name: str
+    since: int
+    """The tick with which they came."""
+
+
+class Note(_Message):
+    """What happened to a shared world, besides its steps."""
+
+    tick: int
+    text: str
+
+
+class Life(_Message):
+    """Of a world that is kept."""
+
+    agents: tuple[Person, ...]
+    notes: tuple[Note, ...]
+    """The last ones, the newest first."""
+    memory_bytes: int
+    """Of what the model remembers beyond its window."""
+    log_bytes: int
+    born: float
+    """Seconds since 1970."""
+
+
 class State(_Message):
     """All that changes now and then; sent whole."""
 
@@ -260,6 +301,7 @@ class State(_Message):
     """Of the current branch, by step."""
     recording: Recording
     trial: Trial | None
+    life: Life | None = None
 
 
 class Measured(_Message):
@@ -280,6 +322,8 @@ class Frame(_Message):
     branch: int
     step: int
     action: int | None
+    agent: str | None = None
+    """Whose it was, in a shared world."""
     pictures: tuple[str, ...]
     psnr: float | None
     differs: bool

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
+from unimodel.world.play import protocol
 from unimodel.world.play.outbox import Outbox
+from unimodel.world.play.place import Refused
 from unimodel.world.play.playground import Playground
-from unimodel.world.play.protocol import Notice, ServerMessage
+from unimodel.world.play.protocol import ClientMessage, Notice, ServerMessage
 from unimodel.world.play.session import Session
 from unimodel.world.play.settings import Limits
 
@@ -37,9 +39,9 @@ class Room:
             await asyncio.gather(self._clock, return_exceptions=True)
         await self.session.end()
 
-    def join(self, outbox: Outbox, *, as_player: bool) -> None:
+    async def join(self, outbox: Outbox, *, as_player: bool) -> None:
         """Somebody comes, or changes places; whoever plays when another takes over goes on watching."""
-        self.leave(outbox)
+        await self.leave(outbox)
         if as_player:
             if self.player is not None:
                 self._watchers.append(self.player)
@@ -48,7 +50,7 @@ class Room:
             self._watchers.append(outbox)
         self.last_input = time.monotonic()
 
-    def leave(self, outbox: Outbox) -> None:
+    async def leave(self, outbox: Outbox) -> None:
         """Somebody goes. Without a player time stands still and no key is down."""
         self._last_seen = time.monotonic()
         if outbox in self._watchers:
@@ -58,6 +60,22 @@ class Room:
             self.session.release()
             if self.session.is_ticking:
                 self.session.pause(True, "nobody was playing")
+
+    async def serve(self, outbox: Outbox, message: ClientMessage) -> None:
+        """Grants a wish of the player; a watcher has none."""
+        if outbox is not self.player:
+            raise Refused("watching", "you are watching: take over to play")
+        self.last_input = time.monotonic()
+        await _grant(self.session, message)
+
+    def acknowledge(self, outbox: Outbox, frame: int) -> None:
+        """A frame is on somebody's screen."""
+        if outbox is self.player:
+            self.session.acknowledge(frame)
+
+    def idle_seconds(self, outbox: Outbox, now: float) -> float:
+        """Since the player last wished for something: whoever watches stays as long."""
+        return now - self.last_input
 
     @property
     def is_empty(self) -> bool:
@@ -83,6 +101,40 @@ class Room:
         for outbox in (*self._watchers, *([self.player] if self.player is not None else [])):
             if outbox.put(message) and outbox is self.player:
                 self.session.dropped += 1
+
+
+async def _grant(session: Session, message: ClientMessage) -> None:  # noqa: C901 - one case per message
+    match message:
+        case protocol.Key(action=action, down=True):
+            session.press(action)
+        case protocol.Key(action=action):
+            session.release(action)
+        case protocol.Release():
+            session.release()
+        case protocol.SetMode(mode=mode):
+            session.set_mode(mode)
+        case protocol.Pause(paused=paused):
+            session.pause(paused)
+        case protocol.Step():
+            session.single_step()
+        case protocol.Rewind(step=step):
+            await session.rewind(step)
+        case protocol.Branch():
+            await session.branch()
+        case protocol.Switch(branch=branch):
+            await session.switch(branch)
+        case protocol.Restart(episode=episode):
+            await session.restart(episode)
+        case protocol.Text(text=text):
+            await session.tell(text)
+        case protocol.Record(on=on):
+            await session.record(on)
+        case protocol.Compare(on=on):
+            await session.compare(on)
+        case protocol.Vote(choice=choice):
+            await session.vote(choice)
+        case protocol.Hello() | protocol.Ack():
+            raise ValueError("you have been welcomed already")
 
 
 def taken_over() -> Notice:

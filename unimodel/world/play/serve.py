@@ -12,9 +12,13 @@ import uvicorn
 from unimodel.observe.progress import say
 from unimodel.training.loaded_run import load_run
 from unimodel.world.play.address import Address, is_loopback
+from unimodel.world.play.place import Lobby
 from unimodel.world.play.playground import open_playground
+from unimodel.world.play.rooms import Rooms
 from unimodel.world.play.server import build_app
 from unimodel.world.play.settings import PlaySettings
+from unimodel.world.play.shared_ground import open_shared_ground
+from unimodel.world.play.shared_room import SharedRoom
 
 PING_SECONDS = 20.0
 SHUTDOWN_SECONDS = 5
@@ -30,16 +34,35 @@ def serve(
     Raises ValueError when they cannot be played, or not with each other.
     """
     ground = open_playground([load_run(path, stage) for path, stage in stages], settings)
-    server = uvicorn.Server(server_config(build_app(ground, address.token, address.host), settings))
     for checkpoint in ground.checkpoints:
         say(f"dreamed by {checkpoint}")
+    _serve(Rooms(ground), address, listener)
+    say(f"ended; what was recorded is in {ground.run.path / 'played'}")
+
+
+def serve_world(
+    path: Path, stage: str, name: str, settings: PlaySettings, address: Address, listener: socket.socket, *, adopt: bool
+) -> None:
+    """Serves one world of a run, which all clients share, at `listener`.
+
+    Raises FileNotFoundError when there is no such world, RunError when another process lives it, ValueError when it is
+    damaged or of another checkpoint.
+    """
+    ground = open_shared_ground(load_run(path, stage), name, settings, adopt=adopt)
+    say(f"'{name}' goes on from tick {ground.world.tick}, dreamed by {ground.dream.checkpoint}")
+    _serve(SharedRoom(ground), address, listener)
+    say(f"ended at tick {ground.world.tick}; the same command goes on from there")
+
+
+def _serve(lobby: Lobby, address: Address, listener: socket.socket) -> None:
+    """Until Ctrl-C."""
+    server = uvicorn.Server(server_config(build_app(lobby, address.token, address.host), lobby.settings))
     if not is_loopback(address.host):
         say("WARNING: other machines reach this server, and nothing is encrypted; whoever has the address plays.")
     listener.listen()  # from here on a browser is kept waiting, not turned away
     say(f"open {address.url(listener.getsockname()[1])}   (Ctrl-C ends)")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order and passes it on
         server.run(sockets=[listener])
-    say(f"ended; what was recorded is in {ground.run.path / 'played'}")
 
 
 def server_config(app: object, settings: PlaySettings) -> uvicorn.Config:

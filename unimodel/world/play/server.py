@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unimodel.world.play.address import LOOPBACK_NAMES, is_loopback
 from unimodel.world.play.hub import Hub
-from unimodel.world.play.playground import Playground
+from unimodel.world.play.place import Lobby
 
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
@@ -32,22 +32,22 @@ HEADERS = {
 }
 
 
-def build_app(ground: Playground, token: str, host: str = "127.0.0.1") -> FastAPI:
-    """The application that plays `ground` with whoever knows `token`; `host` is the address it will be reached at.
+def build_app(lobby: Lobby, token: str, host: str = "127.0.0.1") -> FastAPI:
+    """The application that lets whoever knows `token` into `lobby`; `host` is the address it will be reached at.
 
-    It closes the playground at its end.
+    It closes the lobby at its end.
     """
-    hub = Hub(ground, token)
+    hub = Hub(lobby, token)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await lobby.open()
         sweeper = asyncio.create_task(hub.sweep())
         try:
             yield
         finally:
             sweeper.cancel()
-            await hub.close()
-            ground.close()
+            await lobby.close()
 
     # No description of the interface, and no pages that would show one.
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)

@@ -1,6 +1,6 @@
 // The two pictures. Frames are drawn in order, and acknowledged when they are on the screen.
 
-const TITLES = { dream: "Dream", real: "Real", left: "Left", right: "Right" };
+const TITLES = { dream: "Dream", real: "Real", left: "Left", right: "Right", world: "World" };
 
 async function decoded(picture) {
   if (!picture) return null;
@@ -19,6 +19,8 @@ export class Screen {
 
   setPanels(panels, notes) {
     this.figures.forEach((figure, i) => {
+      figure.hidden = i >= panels.length;
+      if (figure.hidden) return;
       const [title, note] = figure.querySelectorAll("figcaption > *");
       title.textContent = TITLES[panels[i]];
       note.textContent = notes[panels[i]] ?? "";

@@ -1,0 +1,64 @@
+"""What a server of one shared world has: the world of the disk, and the thread on which its model lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.play.controls import Controls
+from unimodel.world.play.dream import Dream
+from unimodel.world.play.model_thread import ModelThread
+from unimodel.world.play.pace import Pace
+from unimodel.world.play.settings import PlaySettings
+from unimodel.world.sessions.from_run import revive_world
+from unimodel.world.sessions.living import Act, LivingWorld
+
+NOTES = 12
+"""Of what happened: the last ones are shown."""
+
+
+@dataclass(frozen=True)
+class SharedGround:
+    """`world` and `dream` belong to the model's thread; what else they say is asked on it as well."""
+
+    name: str
+    world: LivingWorld
+    dream: Dream
+    settings: PlaySettings
+    controls: Controls
+    pace: Pace
+    model: ModelThread = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", ModelThread([self.dream]))
+        self.model.start()
+
+    def step(self, agent: str, action: int, passes: int) -> np.ndarray:
+        """On the model's thread: a tick, and its picture uint8 [height, width, 3]."""
+        return self.dream.pictures(self.world.step([Act(agent, action)], passes)[None])[0]
+
+    def picture(self) -> np.ndarray:
+        """On the model's thread: what is to be seen."""
+        return self.dream.pictures(self.world.frame()[None])[0]
+
+    def tell(self, agent: str, text: str) -> None:
+        """On the model's thread. Raises ValueError for a text that the model could not read, OSError."""
+        self.dream.check_text(text)
+        self.world.tell(agent, text, self.dream.read(text), is_event=self.dream.hears_events)
+
+    def close(self) -> None:
+        """Ends the thread, and lets go of the world."""
+        self.model.stop()
+        self.world.close()
+
+
+def open_shared_ground(loaded: LoadedRun, name: str, settings: PlaySettings, *, adopt: bool = False) -> SharedGround:
+    """The world `name` of a run, to be played by all who come. Raises what LivingWorld does."""
+    world = revive_world(loaded, name, "play", adopt=adopt, compiled_for=int(settings.compiled))
+    patch = loaded.bundle.image.config.patch_pixels
+    rows, columns = world.past.birth.shape
+    controls = Controls.of(world.past.birth.actions)
+    pace = Pace(settings.passes, 1 / settings.fps)
+    return SharedGround(name, world, Dream(loaded, (rows * patch, columns * patch)), settings, controls, pace)
