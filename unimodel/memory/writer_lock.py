@@ -28,9 +28,7 @@ class WriterLock:
         except (BlockingIOError, PermissionError):
             holder = _holder(self._descriptor)
             os.close(self._descriptor)
-            raise RunError(
-                f"{path.parent} is open for writing in process {holder}: stop it, or only read"
-            ) from None
+            raise RunError(f"{path.parent} is open for writing in process {holder}: stop it, or only read") from None
         _held[self._path] = self._pid
 
     def require(self) -> None:
@@ -42,7 +40,6 @@ class WriterLock:
         if os.getpid() == self._pid:
             _held.pop(self._path, None)
         os.close(self._descriptor)
-
 
 
 def lock_holder(path: Path) -> int | None:
