@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, PositiveInt, model_validator
 
-from data_pipelines.settings import Fraction, PositiveFloat, Settings
+from data_pipelines.settings import Fraction, PositiveFloat, Settings, ViewCells
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
 from data_pipelines.sources.policy_settings import AnyPolicy, BotPolicy
 from unimodel.config_engine import EngineConfig
@@ -25,12 +25,6 @@ EPISODES = "episodes"
 """Name of the source that `data.folder` is."""
 DataFolder = Annotated[Folder, PlainValidator(as_folder, json_schema_input_type=str)]
 """A local folder as a Path, an address as text: Path would take a slash out of it."""
-
-
-def _check_odd(cells: int) -> int:
-    if cells % 2 == 0:
-        raise ValueError(f"the agent stands in the middle of an edge: {cells} must be odd, e.g. {cells - 1}")
-    return cells
 
 
 class RecordingConfig(Settings):
@@ -53,10 +47,9 @@ class RecordingConfig(Settings):
     episode is over by then (MiniGrid, BabyAI: things appear, vanish, turn another colour, doors open and close)."""
     image_size: PositiveInt = 64
     """Height and width of a frame, pixels. The grid is drawn with image_size / grid cells pixels per cell."""
-    view_cells: Annotated[int, Field(ge=3), AfterValidator(_check_odd)] | None = None
-    """What is to be seen of MiniGrid, BabyAI and the worlds for memory: so many cells a side before the agent, an odd
-    number, drawn with image_size / view_cells pixels per cell (7: 56 or 112 pixels). By itself MiniGrid is seen whole
-    from above, and the others from the agent's eyes."""
+    view_cells: ViewCells | None = None
+    """What is to be seen of MiniGrid, BabyAI, `rooms` and `balls`: so many cells a side before the agent, drawn with
+    image_size / view_cells pixels per cell (7 cells: 56 or 112 pixels). Left out, MiniGrid is seen whole from above."""
     episodes_per_shard: PositiveInt = 250
 
 

@@ -15,13 +15,14 @@ import numpy as np
 from data_pipelines.sources.grid_view import TILE, cells_before, drawn, flat_tile
 from data_pipelines.sources.walking import FORWARD, TURN_LEFT, TURN_RIGHT, UP, Pose, after
 
+ENVIRONMENT = f"{__name__}:HiddenBalls-v0"
 ACTIONS = ("left", "right", "forward", "wait")
 WAIT = ACTIONS.index("wait")
 RAILS = (1, 2)
 """Rows in which balls move: to and fro in the first, round and round in the second."""
 COLOURS = ((230, 40, 40), (40, 200, 60), (70, 90, 255), (240, 220, 50))
 FLOOR, WALL, RAIL, OUTSIDE, FIRST_BALL = range(5)
-MIN_VIEW_CELLS = 5
+VIEW_CELLS = MIN_VIEW_CELLS = 5
 """With less, no place sees the rails ahead and not from the corner of the eye."""
 
 
@@ -39,7 +40,7 @@ class HiddenBalls(gymnasium.Env[np.ndarray, np.int64]):
     action_space = gymnasium.spaces.Discrete(len(ACTIONS))
     mission = "know where the balls are"
 
-    def __init__(self, view_cells: int = 5) -> None:
+    def __init__(self, view_cells: int = VIEW_CELLS) -> None:
         self.view_cells = view_cells
         self.observation_space = gymnasium.spaces.Box(0, 255, (view_cells * TILE, view_cells * TILE, 3), np.uint8)
         self._state, self._phases, self._forward, self._colours = BallsState((0, 0, 0), 0), (0, 0), True, (0, 1)

@@ -9,6 +9,8 @@ what stands before the colon.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium
@@ -19,6 +21,26 @@ from data_pipelines.extras import load_extra
 PICTURE = (72, 72, 3)
 """Cells of 8 x 8 pixels: a picture whose cells are an image tokenizer's patches takes few codes."""
 FACING = ((1, 0), (0, 1), (-1, 0), (0, -1))
+
+
+class InOrder(dict[Any, None]):
+    """A set that is walked through in the order in which things came into it. Crafter keeps the creatures of a region
+    in plain sets, whose order hangs on where in memory they lie, and draws one by its number: the same seed and
+    actions would lead to other worlds."""
+
+    @staticmethod
+    def of(creatures: Iterable[Any]) -> InOrder:
+        """By their places and kinds: no two creatures stand on one cell."""
+        ordered = sorted(creatures, key=lambda one: (*map(int, one.pos), type(one).__name__))
+        return InOrder((one, None) for one in ordered)
+
+    def add(self, creature: Any) -> None:
+        """At the end."""
+        self[creature] = None
+
+    def remove(self, creature: Any) -> None:
+        """Raises KeyError for one that is not there."""
+        del self[creature]
 
 
 class Crafter(gymnasium.Env[np.ndarray, np.int64]):
@@ -48,7 +70,10 @@ class Crafter(gymnasium.Env[np.ndarray, np.int64]):
         """A new world; the same one for the same seed."""
         super().reset(seed=seed)
         self._world = self._crafter.Env(size=PICTURE[:2], seed=int(self.np_random.integers(2**31)))
-        return self._world.reset(), {}
+        picture = self._world.reset()
+        chunks = self._world._world._chunks
+        self._world._world._chunks = defaultdict(InOrder, {key: InOrder.of(chunks[key]) for key in sorted(chunks)})
+        return picture, {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Dying ends an episode, 10,000 steps cut it off."""

@@ -11,6 +11,7 @@ import copy
 import difflib
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -67,6 +68,8 @@ class Level:
         # MiniGrid prints "Sampling rejected: ..." while it searches for a valid world.
         with contextlib.redirect_stdout(io.StringIO()):
             self.env.reset(seed=seed)
+        # MiniGrid makes an observation at every step, a third of its time. `look` is all that is asked for here.
+        self.env.gen_obs = _nothing_observed
 
     @property
     def mission(self) -> str:
@@ -122,6 +125,10 @@ class Level:
         cells = [(x, y) for y in range(self.env.height) for x in range(self.env.width)]
         places = {cell: self.env.relative_coords(*cell) for cell in cells}
         return {cell for cell, place in places.items() if place is not None and in_sight[place]}
+
+
+def _nothing_observed() -> dict[str, Any]:
+    return {}
 
 
 def cue_cell(env: MemoryEnv) -> tuple[int, int]:

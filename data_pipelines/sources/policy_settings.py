@@ -77,21 +77,24 @@ class MemoryPolicy(_PolicySettings):
 
 
 class WalkPolicy(_PolicySettings):
-    """Forward most of the time, where that leads on, else a turn: comes about, and comes back. For worlds whose first
+    """Forward most of the time, where that leads on, else turns: comes about, and comes back. For worlds whose first
     actions are left, right and forward: MiniGrid, `rooms`, `balls`, MiniWorld."""
 
     kind: Literal["walk"]
     forward_fraction: Fraction = 0.75
+    """How often it goes on instead of turning, where both can be done."""
 
 
 class LoopsPolicy(_PolicySettings):
     """From a place over one stop (A-B-A) or several (A-B-C-A) back to it, again and again, with a look around at each:
-    every pose there is met again. For grids that tell where one can walk: MiniGrid, `rooms`."""
+    every pose there is met again. For grids that tell where one can walk (MiniGrid, `rooms`); in MiniWorld straight on,
+    about and back (A-B-A)."""
 
     kind: Literal["loops"]
     stops: Steps = (1, 2)
     distance_cells: Steps = (3, 12)
-    """Of a stop from where the loop begins, as one walks; any other place where there is none so far away."""
+    """Of a stop from where the loop begins, as one walks; any other place where there is none so far away. In MiniWorld
+    steps."""
 
 
 class LookAwayPolicy(_PolicySettings):

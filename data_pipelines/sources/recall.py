@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+ENVIRONMENT = f"{__name__}:Recall-v0"
 BLOCK = 8
 """Pixels: a block is a patch of an image tokenizer."""
 SIZE = 2 * BLOCK

@@ -28,6 +28,7 @@ from data_pipelines.sources.fields import (
 from data_pipelines.sources.picture import decode_picture
 
 MAX_FRAMES = 1 << 16
+NO_POSES = np.zeros((0, 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +62,7 @@ class Sample:
     done: np.ndarray
     num_actions: int
     events: tuple[Event, ...] = ()
-    poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    poses: np.ndarray = field(default_factory=lambda: NO_POSES)
 
     @property
     def num_frames(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from minigrid.envs.memory import MemoryEnv
 
+from data_pipelines.sources import balls, recall
 from data_pipelines.sources.any_environment import Environment
 from data_pipelines.sources.balls import WAIT, HiddenBalls
 from data_pipelines.sources.minigrid import Level, cue_cell
@@ -43,6 +44,10 @@ Script = Callable[[Play], Iterator[int]]
 AROUND = 3
 """Turns after the first that bring one back to where one looked."""
 HALF = 0.5
+LEAST_TURN = 0.01
+"""Radians."""
+TURNS = (1, 12)
+"""One after another, where a turn is less than a quarter."""
 FORWARD_FRACTION = 0.6
 """Of wandering: so that it comes about."""
 
@@ -58,7 +63,7 @@ def recall_script(play: Play, policy: RecallPolicy) -> Iterator[int]:
     """Waits, and recalls after a drawn number of steps, again and again."""
     simulator = play.world.simulator
     if not isinstance(simulator, Environment) or not isinstance(simulator.own, Recall):
-        raise ValueError(_not_for("recall", play, "data_pipelines.sources.recall:Recall-v0"))
+        raise ValueError(_not_for("recall", play, recall.ENVIRONMENT))
     while True:
         yield from [1 - RECALL] * (drawn(play.rng, policy.gap_steps) - 1)
         yield RECALL
@@ -90,24 +95,28 @@ def memory_script(play: Play, policy: MemoryPolicy) -> Iterator[int]:
 
 
 def walk_script(play: Play, policy: WalkPolicy) -> Iterator[int]:
-    """Where cells are told, only where the episode goes on; elsewhere anywhere."""
+    """Where cells are told, only over those on which the episode goes on."""
     if play.world.num_actions <= FORWARD:
         raise ValueError(_not_for("walk", play, "worlds with the actions left, right and forward"))
-    cells = play.world.simulator.free_cells()
-    places = None if cells is None else poses_of(cells)
-    while True:
-        if places is not None:
+    cells, rng = play.world.simulator.free_cells(), play.rng
+    if cells is not None:
+        places = poses_of(cells)
+        while True:
             yield wander(play, places, policy.forward_fraction)
-        else:
-            turn = int(play.rng.integers(FORWARD))
-            yield FORWARD if play.rng.random() < policy.forward_fraction else turn
+    while True:
+        pose = play.world.moment.pose
+        yield FORWARD
+        is_stopped = bool(pose) and play.world.moment.pose == pose
+        if is_stopped or rng.random() >= policy.forward_fraction:
+            yield from [int(rng.integers(FORWARD))] * drawn(rng, TURNS)
 
 
 def loops_script(play: Play, policy: LoopsPolicy) -> Iterator[int]:
     """Each loop begins where the last one ended."""
     cells, rng = play.world.simulator.free_cells(), play.rng
     if cells is None:
-        raise ValueError(_not_for("loops", play, "grids that tell where one can walk (MiniGrid, rooms)"))
+        yield from _there_and_back(play, policy)
+        return
     places = poses_of(cells)
     yield from _look_around(play)
     while True:
@@ -125,6 +134,27 @@ def loops_script(play: Play, policy: LoopsPolicy) -> Iterator[int]:
         yield from _look_around(play)
 
 
+def _there_and_back(play: Play, policy: LoopsPolicy) -> Iterator[int]:
+    """A-B-A where no cells are told: straight on until something is in the way, about, and back by as many steps."""
+    if not play.world.moment.pose or play.world.num_actions <= FORWARD:
+        raise ValueError(_not_for("loops", play, "worlds that tell the pose, with the actions left, right and forward"))
+    before = play.world.moment.pose[2]
+    yield TURN_LEFT
+    around = round(2 * math.pi / max(abs(play.world.moment.pose[2] - before), LEAST_TURN))
+    while True:
+        turn = int(play.rng.integers(FORWARD))
+        yield from [turn] * (around + int(play.rng.integers(around)))
+        steps = 0
+        for _ in range(drawn(play.rng, policy.distance_cells)):
+            pose = play.world.moment.pose
+            yield FORWARD
+            if play.world.moment.pose == pose:
+                break
+            steps += 1
+        yield from [turn] * (around + around // 2)
+        yield from [FORWARD] * steps
+
+
 def _look_around(play: Play) -> Iterator[int]:
     """Once, either way."""
     yield from [int(play.rng.integers(FORWARD))] * 4
@@ -134,7 +164,7 @@ def look_away_script(play: Play, policy: LookAwayPolicy) -> Iterator[int]:
     """A quarter to one side and back, or once around when there is the time."""
     simulator = play.world.simulator
     if not isinstance(simulator, Environment) or not isinstance(simulator.own, HiddenBalls):
-        raise ValueError(_not_for("look_away", play, "data_pipelines.sources.balls:HiddenBalls-v0"))
+        raise ValueError(_not_for("look_away", play, balls.ENVIRONMENT))
     yield from [WAIT] * (drawn(play.rng, policy.seen_steps) - 1)
     while True:
         away, turns = drawn(play.rng, policy.away_steps), [TURN_LEFT, TURN_RIGHT]

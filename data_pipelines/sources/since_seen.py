@@ -10,14 +10,11 @@ import math
 import numpy as np
 from minigrid.envs.memory import MemoryEnv
 
-from data_pipelines.sources.any_environment import Environment
-from data_pipelines.sources.balls import HiddenBalls
+from data_pipelines.sources import balls, recall
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.families import open_world
 from data_pipelines.sources.minigrid import Level, cue_cell
-from data_pipelines.sources.recall import RECALL, Recall
-from data_pipelines.sources.walking import Pose
 
+MEMORY = "MiniGrid-Memory"
 ROUNDED = 1000
 """Poses of a continuous world are equal to a thousandth: sums of equal steps differ in their last digits."""
 
@@ -31,20 +28,17 @@ def steps_since_seen(episode: Episode) -> np.ndarray:
     balls           where the rails are in the picture: since they last were (the balls have moved meanwhile)
     others          since the agent last had the same pose; none of an environment that tells no poses
 
-    Raises ValueError when the environment cannot be opened again.
+    Raises ValueError when MiniGrid-Memory cannot be opened again.
     """
-    world = open_world(episode.environment, episode.seed, episode.frames.shape[1], episode.view_cells)
-    simulator = world.simulator
-    try:
-        if isinstance(simulator, Level) and isinstance(simulator.env, MemoryEnv):
-            return _since_cue(episode, simulator, simulator.env)
-        if isinstance(simulator, Environment) and isinstance(simulator.own, Recall):
-            return since_last(np.concatenate([[True], episode.actions == RECALL]))
-        if isinstance(simulator, Environment) and isinstance(simulator.own, HiddenBalls):
-            sees = {pose: simulator.own.sees_rails(pose) for pose in map(_cell_pose, episode.poses)}
-            return since_last(np.array([sees[_cell_pose(pose)] for pose in episode.poses]))
-    finally:
-        world.close()
+    if episode.environment.startswith(MEMORY):
+        return _since_cue(episode)
+    if episode.environment == recall.ENVIRONMENT:
+        return since_last(np.concatenate([[True], episode.actions == recall.RECALL]))
+    if episode.environment == balls.ENVIRONMENT:
+        world = balls.HiddenBalls(episode.view_cells or balls.VIEW_CELLS)
+        poses, which = np.unique(episode.poses, axis=0, return_inverse=True)
+        sees = np.array([world.sees_rails((x, y, direction)) for x, y, direction in poses.tolist()])
+        return since_last(sees[which.ravel()])
     since = np.zeros(len(episode.frames), dtype=np.int64)
     pairs = revisits(episode.poses, 0)
     since[pairs[:, 1]] = pairs[:, 1] - pairs[:, 0]
@@ -87,15 +81,14 @@ def since_last(is_shown: np.ndarray) -> np.ndarray:
     return since
 
 
-def _since_cue(episode: Episode, level: Level, env: MemoryEnv) -> np.ndarray:
+def _since_cue(episode: Episode) -> np.ndarray:
     """The room stays as it is, so that poses tell what is seen."""
+    level = Level(episode.environment, episode.seed, episode.frames.shape[1], episode.view_cells)
+    assert isinstance(level.env, MemoryEnv)
     since = np.zeros(len(episode.frames), dtype=np.int64)
     if episode.num_steps and episode.done[-1]:
-        shown = (t for t in range(episode.num_steps, -1, -1) if level.sees(cue_cell(env), episode.poses[t]))
+        cue = cue_cell(level.env)
+        shown = (t for t in range(episode.num_steps, -1, -1) if level.sees(cue, episode.poses[t]))
         since[-1] = episode.num_steps - next(shown, episode.num_steps)
+    level.close()
     return since
-
-
-def _cell_pose(pose: np.ndarray) -> Pose:
-    x, y, direction = pose.tolist()
-    return x, y, direction

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from minigrid.envs.memory import MemoryEnv
 from recorded_data import played, small_recording
 
 from data_pipelines.sources import minigrid
@@ -71,6 +72,12 @@ def test_recall_comes_after_as_many_steps_as_the_settings_say() -> None:
     assert np.mean(every <= 18) == pytest.approx(0.5, abs=0.1), "each octave as often as another"
 
 
+def memory_room(environment: str, seed: int, view_cells: int = 7) -> MemoryEnv:
+    room = minigrid.open_simulator(environment, seed, 8 * view_cells, view_cells).env
+    assert isinstance(room, MemoryEnv)
+    return room
+
+
 @pytest.mark.parametrize(("environment", "view_cells"), [(SMALL, 7), (LARGE, 7), (LARGE, 5)])
 def test_the_cue_is_seen_left_behind_and_never_seen_again(environment: str, view_cells: int) -> None:
     """Told from pictures alone: a green thing where the cue is, seen from the recorded pose."""
@@ -78,11 +85,11 @@ def test_the_cue_is_seen_left_behind_and_never_seen_again(environment: str, view
     policy = {"kind": "memory", "wander_steps": [1, 60]}
     for episode in played(environment, *range(12), max_steps=400, image_size=size, view_cells=view_cells, **policy):
         assert episode.done[-1]
-        level = minigrid.open_simulator(environment, episode.seed, size, view_cells)
+        room = memory_room(environment, episode.seed, view_cells)
         seen = []
         for frame, (x, y, direction) in zip(episode.frames, episode.poses, strict=True):
-            level.env.agent_pos, level.env.agent_dir = (x, y), direction
-            place = level.env.relative_coords(*minigrid.cue_cell(level.env))
+            room.agent_pos, room.agent_dir = (x, y), direction
+            place = room.relative_coords(*minigrid.cue_cell(room))
             row, column = (8 * place[1], 8 * place[0]) if place is not None else (0, 0)
             tile = frame[row : row + 8, column : column + 8].astype(int)
             seen.append(place is not None and (tile[..., 1] - tile[..., 0]).max() > 60)
@@ -96,8 +103,9 @@ def test_the_cue_is_seen_left_behind_and_never_seen_again(environment: str, view
 def test_rewards_are_for_the_right_thing_which_half_of_the_episodes_take() -> None:
     episodes = played(SMALL, *range(60), max_steps=245, image_size=56, view_cells=7, kind="memory", wander_steps=[1, 4])
     for episode in episodes:
-        level = minigrid.open_simulator(SMALL, episode.seed, 56, 7)
-        assert (tuple(episode.poses[-1, :2]) == level.env.success_pos) == (episode.rewards[-1] > 0)
+        assert (tuple(episode.poses[-1, :2]) == memory_room(SMALL, episode.seed).success_pos) == (
+            episode.rewards[-1] > 0
+        )
         assert episode.done[-1] and not episode.rewards[:-1].any()
     assert 20 <= sum(episode.rewards[-1] > 0 for episode in episodes) <= 40
     always = played(SMALL, *range(8), max_steps=245, image_size=56, view_cells=7, kind="memory", right_fraction=1.0)
@@ -156,6 +164,25 @@ def test_different_poses_mostly_look_different() -> None:
 def test_walks_in_grids_end_nothing_and_come_about() -> None:
     (episode,) = played("MiniGrid-LavaCrossingS9N1-v0", 1, max_steps=150, image_size=56, view_cells=7, kind="walk")
     assert episode.num_steps == 150 and len(np.unique(episode.poses[:, :2], axis=0)) > 12
+
+
+def test_walks_without_cells_turn_where_they_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYGLET_HEADLESS", "true")
+    pytest.importorskip("miniworld")
+    (episode,) = played("miniworld:MiniWorld-FourRooms-v0", 2, max_steps=80, image_size=16, kind="walk")
+    stopped = (episode.poses[1:] == episode.poses[:-1]).all(axis=1)
+    assert not (stopped[1:] & stopped[:-1]).any() and stopped.mean() < 0.3
+    assert np.ptp(episode.poses[:, :2], axis=0).max() > 1
+
+
+def test_loops_without_cells_go_straight_and_come_back_to_the_same_poses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYGLET_HEADLESS", "true")
+    pytest.importorskip("miniworld")
+    policy = {"kind": "loops", "distance_cells": [8, 12]}
+    (episode,) = played("miniworld:MiniWorld-FourRooms-v0", 2, max_steps=120, image_size=16, **policy)
+    pairs = revisits(episode.poses, window=50)
+    assert len(pairs) >= 20 and are_unchanged(episode.frames, pairs).mean() > 0.9
+    assert np.hypot(*(episode.poses[:, :2] - episode.poses[0, :2]).T).max() > 0.5
 
 
 def test_revisits_of_a_continuous_world_forgive_the_last_digits() -> None:
@@ -224,7 +251,7 @@ def test_the_agent_of_the_balls_is_stopped_by_walls_and_rails() -> None:
     [
         ("CartPole-v1", {"kind": "recall"}, "recall plays data_pipelines.sources.recall:Recall-v0 and not CartPole-v1"),
         ("MiniGrid-Empty-16x16-v0", {"kind": "look_away"}, "look_away plays .*HiddenBalls-v0 and not MiniGrid"),
-        (RECALLING, {"kind": "loops"}, "loops plays grids that tell where one can walk"),
+        (RECALLING, {"kind": "loops"}, "loops plays worlds that tell the pose"),
         (RECALLING, {"kind": "walk"}, "walk plays worlds with the actions left, right and forward"),
         (SMALL, {"kind": "memory"}, "always seen: set view_cells"),
         (RECALLING, {"kind": "memory"}, "memory plays MiniGrid-MemoryS7-v0 and its like and not"),

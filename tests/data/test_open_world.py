@@ -75,6 +75,21 @@ def test_sticky_actions_of_a_restored_game_repeat_the_right_one() -> None:
         assert np.array_equal(world.step(0).frame, first)
 
 
+def test_a_world_of_crafter_does_not_hang_on_where_in_memory_its_creatures_lie() -> None:
+    """Crafter draws one of a plain set of creatures by its number, and their order there is that of their addresses."""
+    pytest.importorskip("crafter")
+    from data_pipelines.sources.crafter import Crafter, InOrder
+
+    walks, kept = [], []
+    for _ in range(2):
+        env, rng = Crafter(), np.random.default_rng(1)
+        env.reset(seed=1)
+        walks.append([env.step(rng.integers(env.action_space.n))[0] for _ in range(60)])
+        kept += [env, [bytearray(number) for number in range(1000)]]  # the next one's lie elsewhere
+        assert all(type(creatures) is InOrder for creatures in env._world._world._chunks.values())
+    np.testing.assert_array_equal(walks[0], walks[1])
+
+
 def test_an_environment_that_cannot_be_set_back_says_so() -> None:
     world = open_world("CartPole-v1", 0, 32)
     assert not world.restores

@@ -95,6 +95,25 @@ CONFIG: dict[str, Any] = {
                 "caption": {"kind": "next_token"},
             },
         },
+        "memory": {
+            "number": 4,
+            "steps": 7,
+            "batch": {"rows": 4, "row_tokens": 384},
+            "mixture": [{"sequence": "interaction", "objective": "frames", "frames": 5}],
+            "objectives": {"frames": {"kind": "teacher_forcing"}},
+            "memory": {
+                "segment_frames": 2,
+                "segment_tokens": 128,
+                "dropout_fraction": 0.2,
+                "mechanisms": [
+                    {"kind": "window", "frames": 1},
+                    {"kind": "recurrent", "tokens": 2},
+                    {"kind": "fastweight", "tokens": 2, "heads": 2, "head_dim": 8},
+                    {"kind": "compressed", "levels": [[2, 2], [2, 4]]},
+                    {"kind": "episodic", "capacity_frames": 4, "recalled_frames": 1, "key_dim": 8},
+                ],
+            },
+        },
     },
 }
 SHARED_BY_STAGES = {
@@ -158,7 +177,7 @@ def _values(folder: Path, data: Path, stages: tuple[str, ...]) -> dict[str, Any]
     values = json.loads(json.dumps(CONFIG))
     values["runs_folder"] = str(folder / "runs")
     values["data"]["folder"] = str(data)
-    values["stages"] = {name: SHARED_BY_STAGES | values["stages"][name] for name in stages}
+    values["stages"] = {name: {**SHARED_BY_STAGES, **values["stages"][name]} for name in stages}
     return values
 
 

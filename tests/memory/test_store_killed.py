@@ -50,7 +50,7 @@ def kill_writers(path: Path, kills: int) -> None:
         process = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(path, writer))
         process.start()
         os.close(writer)
-        with open(reader) as lines:
+        with os.fdopen(reader) as lines:
             first = [lines.readline() for _ in range(rng.randrange(1, 10))]
             time.sleep(rng.uniform(0, 0.02))
             assert process.pid is not None
@@ -114,9 +114,7 @@ def template() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_before_any_call_it_is_as_before_or_as_after(
-    operation: str, template: Path, fast_path: Path
-) -> None:
+def test_killed_before_any_call_it_is_as_before_or_as_after(operation: str, template: Path, fast_path: Path) -> None:
     change = OPERATIONS[operation]
 
     def run(path: Path, at: int | None) -> tuple[int, int]:
@@ -132,7 +130,7 @@ def test_killed_before_any_call_it_is_as_before_or_as_after(
 
         code = forked(target)
         os.close(writer)
-        with open(reader) as output:
+        with os.fdopen(reader) as output:
             return code, int(output.read() or 0)
 
     def opened(path: Path) -> tuple[str, dict[int, tuple[object, ...]]]:

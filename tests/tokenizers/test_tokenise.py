@@ -11,12 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_run import TinyRun, environment, tiny_run, wait_until
 
 from data_pipelines.shards.reader import ShardReader
+from data_pipelines.sources.episode import decode_episode
 from unimodel.tokenizers import tokenise
 from unimodel.tokenizers.finished import has_tokens
+from unimodel.tokenizers.tokenised_shards import decode_tokenised
 
 SLOWLY = """
 import sys, time
@@ -65,6 +68,17 @@ def test_a_killed_command_keeps_what_it_finished(tiny: TinyRun) -> None:
     tokenise.tokenise_dataset(tiny.config, tiny.run)
     assert contents(tiny) == whole and has_tokens(tiny.config, tiny.run)
     assert {name: (train / name).stat().st_mtime_ns for name in finished} == times, "they were not made again"
+
+
+def test_poses_reach_the_tokens(tiny: TinyRun) -> None:
+    tokenise.tokenise_dataset(tiny.config, tiny.run)
+    recorded = ShardReader(f"{tiny.config.data.folder}/train")
+    tokens = ShardReader(tiny.run.tokens_of("episodes", "train"))
+    for number in range(len(tokens)):
+        episode = decode_episode(*recorded.read(number))
+        poses = decode_tokenised(*tokens.read(number)).poses
+        assert poses.dtype == np.float32 and poses.shape == (episode.num_steps + 1, 3)
+        assert np.array_equal(poses, episode.poses)
 
 
 def test_shards_of_other_tokenizers_or_with_other_bytes_are_made_again(

@@ -1,7 +1,8 @@
 """A run as a Hugging Face folder: plain `AutoModelForCausalLM` and `AutoTokenizer` load it, without this project.
 
-Beside the weights lie the image tokenizer, the vocabulary's ranges, the resolved config and the measured figures. The
-folder is made under a hidden name, reloaded in a clean process, compared logit by logit, and only then published.
+Beside the weights lie those of the memory, if there is one, the image tokenizer, the vocabulary's ranges, the resolved
+config and the measured figures. The folder is made under a hidden name, reloaded in a clean process, compared logit by
+logit, and only then published.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from unimodel.export.card import model_card
 from unimodel.export.finished import MARKER, export_source, is_exported
 from unimodel.run_folder import read_json, sync_folder, write_atomically, write_json
 from unimodel.tokenizers.bundle import VOCABULARY_FILE
+from unimodel.training.initial_weights import MEMORY_WEIGHTS
 from unimodel.training.loaded_run import LoadedRun, load_run
 from unimodel.vocabulary import Modality
 
@@ -102,6 +104,11 @@ def _write_files(loaded: LoadedRun, folder: Path, source: dict[str, Any]) -> Non
         max_new_tokens=128,
     )
     decoder.save_pretrained(folder)
+    if loaded.backbone.memory is not None:
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in loaded.backbone.memory.state_dict().items()
+        }
+        save_file(weights, folder / MEMORY_WEIGHTS)
     bundle.text.save_pretrained(folder)
     bundle.image.save(folder)
     if bundle.audio is not None:

@@ -73,12 +73,13 @@ class Index:
         queries = torch.from_numpy(query)
         best = _Best(len(query), k)
         norms = np.linalg.norm(query, axis=1)
+        buffer = torch.empty(CHUNK_ROWS, query.shape[1])
         for segment in self.segments:
             # Either sum is off by less than dim * 2^-24 * |query| * |key| (Higham, Accuracy and Stability, 3.1).
             slack = 2 * query.shape[1] * 2.0**-24 * norms * segment.entry.largest_norm
             for places in _allowed(segment, where):
                 keys = torch.from_numpy(segment.keys["key"])[places]
-                rough = (queries @ keys.float().T).numpy()
+                rough = (queries @ buffer[: len(keys)].copy_(keys).T).numpy()
                 ids = segment.rows["id"][places]
 
                 def exact(number: int, chosen: np.ndarray, keys: torch.Tensor = keys) -> np.ndarray:

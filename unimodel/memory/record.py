@@ -181,9 +181,19 @@ class RecordStore(Protocol):
     def close(self) -> None: ...
 
 
+def require_model(path: Path, settings: StoreSettings, model_hash: str) -> None:
+    """Raises ValueError unless `model_hash` has made the keys of the store in `path`."""
+    if settings.model_hash != model_hash:
+        raise ValueError(
+            f"{path} holds keys of the model {settings.model_hash} (key version {settings.key_version}), which mean "
+            f"nothing to {model_hash}. Open it with model_hash={settings.model_hash!r} and rewrite them with "
+            "reencode(encode, model_hash, key_version), in a branch if the old model goes on"
+        )
+
+
 class Encoded(NamedTuple):
     """Records as they lie in files: `keys` [n] and `rows` [n] of their dtypes, `payload` the bytes of all tokens,
-    actions and texts. Offsets in `rows` count from the first of them, and the rows have no checksum of their own yet."""
+    actions and texts. Offsets in `rows` count from the first of them; the rows have no checksum of their own yet."""
 
     keys: np.ndarray
     rows: np.ndarray

@@ -312,4 +312,4 @@ def _mapped(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
     """Read only in effect: what is written to the array never reaches the file (torch wants writable memory)."""
     if length == 0:
         return np.empty(0, dtype)
-    return np.memmap(path, dtype, mode="c", shape=(length,))
+    return np.asarray(np.memmap(path, dtype, mode="c", shape=(length,)))  # a plain array is quicker to index

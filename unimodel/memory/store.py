@@ -35,6 +35,7 @@ from unimodel.memory.record import (
     Where,
     encode,
     record_bytes,
+    require_model,
 )
 from unimodel.memory.rewriting import compact_run, reencode_segment, runs_to_compact, write_branch
 from unimodel.memory.segments import (
@@ -153,7 +154,7 @@ class MemoryStore:
         while True:
             snapshot = self._manifest.snapshot()
             settings = snapshot.state.settings
-            _require_model(self.path, settings, self._model_hash)
+            require_model(self.path, settings, self._model_hash)
             try:
                 segments = [
                     Segment(self._folder, entry, settings, snapshot.forgotten.get(entry.number, _NOWHERE))
@@ -387,12 +388,3 @@ class MemoryStore:
         self._is_current = False
         self._settle()
         remove_uncommitted(self._folder, self._index.entries, self.settings)
-
-
-def _require_model(path: Path, settings: StoreSettings, model_hash: str) -> None:
-    if settings.model_hash != model_hash:
-        raise ValueError(
-            f"{path} holds keys of the model {settings.model_hash} (key version {settings.key_version}), which mean "
-            f"nothing to {model_hash}. Open it with model_hash={settings.model_hash!r} and rewrite them with "
-            "reencode(encode, model_hash, key_version), in a branch if the old model goes on"
-        )

@@ -15,7 +15,7 @@ from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.unfinished import finish_folder, missing_shards, publish_sidecar, read_sidecars
 from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources.sample import UNKNOWN_ACTION, Sample
+from data_pipelines.sources.sample import NO_POSES, UNKNOWN_ACTION, Sample
 from unimodel.config import EPISODES, RunConfig
 from unimodel.observe.progress import ProgressBar, say
 from unimodel.run_folder import RunFolder
@@ -25,7 +25,7 @@ from unimodel.tokenizers.finished import has_tokens_of, source_names, source_spl
 from unimodel.tokenizers.prepare import load_run_bundle, read_sample
 from unimodel.tokenizers.text import encode_text
 from unimodel.tokenizers.tokenised_shards import encode_tokenised, tokenised_lengths
-from unimodel.tokenizers.unified import NO_POSES, TokenisedEpisode
+from unimodel.tokenizers.unified import TokenisedEpisode
 
 SAMPLES_PER_SHARD = 1000
 QUARANTINE = "quarantine.jsonl"

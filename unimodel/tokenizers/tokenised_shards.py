@@ -11,8 +11,8 @@ import numpy as np
 from data_pipelines.shards.npy import decode_npy
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
-from data_pipelines.sources.sample import UNKNOWN_ACTION
-from unimodel.tokenizers.unified import NO_POSES, EpisodeShape, TokenisedEpisode
+from data_pipelines.sources.sample import NO_POSES, UNKNOWN_ACTION
+from unimodel.tokenizers.unified import EpisodeShape, TokenisedEpisode
 
 FIELD = "tokens.npy"
 ARRAYS = ("grid", "frames", "audio", "actions", "rewards", "done", "mission", "caption_lengths", "captions")

@@ -20,9 +20,7 @@ reads. An event is `bos event eos` in front of the action of its step.
 
 In `clip` and `interaction` "frame" is the picture, the sound, or one after the other, as the sample has them; rewards
 and done flags are left out where they are not known.
-
 The ruler is one coordinate token per row or column of the pictures (see `TokenSequence.position_ids`).
-
 Alignment: action t led from frame t to frame t+1; reward t and done t arrived with frame t+1.
 """
 
@@ -35,7 +33,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data_pipelines.sources.sample import UNKNOWN_ACTION
+from data_pipelines.sources.sample import NO_POSES, UNKNOWN_ACTION
 from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
 from unimodel.layout import KNOWN_LAYOUTS, Layout, Role, Span
@@ -44,7 +42,6 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 SINK_TIME = -1
 """Of the first frame of an episode in front of a window that begins later."""
-NO_POSES = np.zeros((0, 0), dtype=np.float32)
 AGENT_TOKENS = 2
 """Questions to an agent at the end of a moment."""
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from unimodel.run_folder import RunFolder
 from unimodel.training.checkpoint import newest_checkpoint
 
-EXPORT_WEIGHTS = "model.safetensors"
-PREFIX = "decoder."
+EXPORT_WEIGHTS, MEMORY_WEIGHTS = "model.safetensors", "memory.safetensors"
+PREFIX, MEMORY = "decoder.", "memory."
+"""What the names of a decoder's weights begin with, and those of a memory: a stage may have another than the one before
+it, or none."""
 
 
 def read_initial_weights(source: Path | None) -> Mapping[str, Tensor]:
@@ -24,7 +26,13 @@ def read_initial_weights(source: Path | None) -> Mapping[str, Tensor]:
     if source is None:
         return {}
     if (source / EXPORT_WEIGHTS).exists():
-        return {f"{PREFIX}{name}": value.float() for name, value in load_file(source / EXPORT_WEIGHTS).items()}
+        files = {PREFIX: source / EXPORT_WEIGHTS, MEMORY: source / MEMORY_WEIGHTS}
+        return {
+            f"{prefix}{name}": value.float()
+            for prefix, file in files.items()
+            if file.exists()
+            for name, value in load_file(file).items()
+        }
     checkpoint = newest_checkpoint(RunFolder(source).checkpoints, lambda _: None)
     if checkpoint is None:
         raise FileNotFoundError(f"initial_weights ({source}) is neither a run folder with checkpoints nor an export")

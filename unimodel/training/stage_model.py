@@ -14,9 +14,6 @@ from unimodel.run_folder import RunFolder
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.tokenised_shards import read_shape
 
-MEMORY = "memory."
-"""What the names of a memory's weights begin with: a stage may have others than the one before it, or none."""
-
 
 def build_stage_model(config: RunConfig, stage: StageConfig, bundle: TokenizerBundle, run: RunFolder) -> Backbone:
     """With weights drawn from the run's seed, or pretrained ones.

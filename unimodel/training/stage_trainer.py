@@ -25,7 +25,7 @@ from unimodel.training.data import StageData
 from unimodel.training.device_memory import COPY, STATES, memory_for
 from unimodel.training.engine import build_engine
 from unimodel.training.faults import LossWatch, RollBackError
-from unimodel.training.initial_weights import load_by_name, read_initial_weights
+from unimodel.training.initial_weights import MEMORY, load_by_name, read_initial_weights
 from unimodel.training.metrics import counted_losses, describe, metrics_line, skips_in_a_row, timing_line
 from unimodel.training.named_state import NamedState
 from unimodel.training.observer import StageObserver
@@ -33,7 +33,7 @@ from unimodel.training.optimizer import freeze
 from unimodel.training.own_rollout import with_own_frames
 from unimodel.training.quarantine import quarantine, quarantine_step
 from unimodel.training.schedule import learning_rate
-from unimodel.training.stage_model import MEMORY, build_stage_model
+from unimodel.training.stage_model import build_stage_model
 from unimodel.training.step import StepReport, train_step
 from unimodel.training.stop_signal import StopSignal
 from unimodel.training.stored_state import AVERAGE, WEIGHT, StoredState

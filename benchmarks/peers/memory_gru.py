@@ -1,0 +1,133 @@
+"""What a plain recurrent network remembers of the worlds of a run, beside the run's own model.
+
+A GRU reads every frame (its codes embedded, side by side) with the action that led to it, and foretells the codes and
+the reward of the next. It has the whole episode in one pass, trained by backpropagation through all of it, for as many
+episodes as the run's last stage. Both are asked the same: `unimodel/evaluation/memory.py`.
+
+    python benchmarks/peers/memory_gru.py runs/memory_recall [--hidden 256] [--split test]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_pipelines.shards.reader import ShardReader
+from data_pipelines.sources.since_seen import steps_since_seen
+from data_pipelines.stream.randomness import keyed_generator
+from unimodel.config import EPISODES
+from unimodel.evaluation.held_out import load_held_out
+from unimodel.evaluation.memory import Recalled, recall, recall_figures
+from unimodel.tokenizers.tokenised_shards import decode_tokenised
+from unimodel.tokenizers.unified import TokenisedEpisode
+from unimodel.training.loaded_run import LoadedRun, load_run
+
+LEARNING_RATE = 2e-3
+
+
+class FrameGru(nn.Module):
+    """Frames [episodes, time, codes] and actions that follow them [episodes, time] -> what comes next."""
+
+    def __init__(self, codebook: int, codes: int, actions: int, hidden: int) -> None:
+        super().__init__()
+        self.codes, self.codebook = codes, codebook
+        self.embed_code, self.embed_action = nn.Embedding(codebook, 32), nn.Embedding(actions, hidden)
+        self.inner = nn.Linear(32 * codes, hidden)
+        self.memory = nn.GRU(hidden, hidden, batch_first=True)
+        self.outer = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, codes * codebook + 1))
+
+    def forward(self, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [episodes, time, codes, codebook] of the next frame, [episodes, time] of a reward with it."""
+        state, _ = self.memory(self.inner(self.embed_code(frames).flatten(2)))
+        answer = self.outer(torch.cat([state, self.embed_action(actions)], dim=-1))
+        return answer[..., :-1].unflatten(-1, (self.codes, self.codebook)), answer[..., -1]
+
+
+def tensors(episodes: list[TokenisedEpisode]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Frames, actions, rewarded, and which steps there are, padded to the longest."""
+    steps, codes = max(e.num_frames - 1 for e in episodes), episodes[0].frames[0].size
+    frames = np.zeros((len(episodes), steps + 1, codes), dtype=np.int64)
+    actions, rewarded, there = (np.zeros((len(episodes), steps), dtype=np.int64) for _ in range(3))
+    for row, episode in enumerate(episodes):
+        count = episode.num_frames - 1
+        frames[row, : count + 1] = episode.frames.reshape(count + 1, -1)
+        actions[row, :count], rewarded[row, :count] = episode.actions, np.nan_to_num(episode.rewards) != 0
+        there[row, :count] = 1
+    return tuple(map(torch.from_numpy, (frames, actions, rewarded, there)))  # pyright: ignore[reportReturnType]
+
+
+def train_gru(loaded: LoadedRun, episodes: list[TokenisedEpisode], hidden: int) -> FrameGru:
+    """As many episodes as the stage of the run had rows."""
+    stage, vocabulary = loaded.config.stages[loaded.stage], loaded.bundle.vocabulary
+    with torch.random.fork_rng():
+        torch.manual_seed(loaded.config.seed)
+        model = FrameGru(vocabulary.image_size, episodes[0].frames[0].size, vocabulary.action_size, hidden)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps)
+    rng = keyed_generator("gru", loaded.config.seed)
+    for _ in range(stage.steps):
+        some = [episodes[i] for i in rng.integers(len(episodes), size=stage.batch.rows)]
+        frames, actions, rewarded, there = tensors(some)
+        codes, reward = model(frames[:, :-1], actions)
+        shown = there.bool()
+        loss = nn.functional.cross_entropy(codes[shown].flatten(0, 1), frames[:, 1:][shown].flatten())
+        loss = loss + nn.functional.binary_cross_entropy_with_logits(reward[shown], rewarded[shown].float())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def recall_gru(model: FrameGru, episodes: list[TokenisedEpisode], since: list[np.ndarray]) -> list[Recalled]:
+    """What it tells of each episode."""
+    recalled = []
+    for episode, gaps in zip(episodes, since, strict=True):
+        frames, actions, rewarded, _ = tensors([episode])
+        codes, reward = model(frames[:, :-1], actions)
+        right = (codes.argmax(-1) == frames[:, 1:]).sum(-1)[0].numpy()
+        told = (reward[0] > 0).numpy()
+        recalled.append(Recalled(gaps, right, episode.frames[0].size, rewarded[0].numpy().astype(bool), told))
+    return recalled
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    options = parser.parse_args()
+    loaded = load_run(options.run)
+    memory = loaded.config.stages[loaded.stage].memory
+    if memory is None:
+        parser.error(f"{options.run} has no stage with a memory")
+    bundle = loaded.bundle
+    held_out = load_held_out(loaded.config, loaded.run, options.split, bundle.vocabulary, bundle.builder.eos_id)
+    since = [steps_since_seen(episode)[1:] for episode in held_out.episodes]
+    reader = ShardReader(loaded.run.tokens_of(EPISODES, "train"))
+    model = train_gru(loaded, [decode_tokenised(*reader.read(i)) for i in range(len(reader))], options.hidden)
+    ours, empty = (recall(loaded, held_out.tokens, since, forgets=forgets) for forgets in (False, True))
+    theirs = recall_gru(model, held_out.tokens, since)
+    sizes = [sum(p.numel() for p in some.parameters()) for some in (loaded.backbone, model)]
+    print(f"parameters: model {sizes[0]:,}, GRU {sizes[1]:,}")
+    rows, details, curves = recall_figures(ours, empty, memory.segment_frames, loaded.stage)
+    _, other_details, other_curves = recall_figures(theirs, empty, memory.segment_frames, "gru")
+    for curve, other in zip(curves, other_curves, strict=True):
+        print(f"\n{curve.title}: steps, frames, model, empty memory, GRU")
+        lines = [*curve.lines, other.lines[0]]
+        for at, (steps, count) in enumerate(zip(curve.steps, curve.samples, strict=True)):
+            print(f"{steps:5} {count:6} " + "  ".join(str(line.estimates[at]) for line in lines))
+    for row in rows:
+        print(f"{row.metric}: {row.model:.3f}, empty memory {row.baseline:.3f} ({row.samples})")
+    for ours_detail, theirs_detail in zip(details, other_details, strict=True):
+        print(f"{ours_detail.metric}: {ours_detail.model:g} windows, GRU {theirs_detail.model:g}")
+
+
+if __name__ == "__main__":
+    main()
