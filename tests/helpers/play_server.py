@@ -117,17 +117,18 @@ def play_server(*runs: LoadedRun, settings: PlaySettings | None = None, **limits
 
 
 @contextmanager
-def shared_server(run: LoadedRun, name: str, **limits: Any) -> Iterator[PlayServer]:
+def shared_server(run: LoadedRun, name: str, port: int = 0, **limits: Any) -> Iterator[PlayServer]:
     """Plays the world `name` with all who come, until the block ends."""
-    with _serving(SharedRoom(open_shared_ground(run, name, PlaySettings(limits=Limits(**limits))))) as server:
+    ground = open_shared_ground(run, name, PlaySettings(limits=Limits(**limits)))
+    with _serving(SharedRoom(ground), port) as server:
         yield server
 
 
 @contextmanager
-def _serving(lobby: Lobby) -> Iterator[PlayServer]:
+def _serving(lobby: Lobby, port: int = 0) -> Iterator[PlayServer]:
     app = build_app(lobby, TOKEN)
     with ExitStack() as stack:
-        listener = stack.enter_context(bind(Address("127.0.0.1", 0, TOKEN, exposed=False)))
+        listener = stack.enter_context(bind(Address("127.0.0.1", port, TOKEN, exposed=False)))
         server = uvicorn.Server(server_config(app, lobby.settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -21,7 +21,7 @@ from unimodel.world.worlds import Worlds
 MODEL = LivedBy("a" * 64, "memory", 100, "t" * 64)
 OTHER = LivedBy("b" * 64, "memory", 200, "t" * 64)
 SEED, PASSES, WINDOW = 9, 2, 5
-SETTINGS = FillSettings(temperature=0.3)
+SETTINGS = FillSettings(temperature=0.1)
 """Frames are drawn, so that a seed matters."""
 MECHANISMS: dict[str, Sequence[Mapping[str, object]] | None] = {"none": None, **dict(zip(NAMES, EACH, strict=True))}
 """Of every kind of model: without memory, with one mechanism, with several."""

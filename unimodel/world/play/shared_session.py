@@ -173,7 +173,7 @@ class SharedSession:
         # Copies: the model's thread writes to them.
         notable, here = list(past.notable), dict(past.here)
         notes = [Note(tick=note.tick, text=note.text) for note in map(note_of, notable) if note is not None]
-        events = [entry.deed for entry in notable if entry.deed.kind == "event" and entry.deed.tick <= past.tick]
+        events = [deed for deed in list(past.told) if deed.kind == "event"]
         return State(
             episode=0,
             panels=("world",),

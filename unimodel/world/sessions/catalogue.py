@@ -31,9 +31,16 @@ def require_world(run: RunFolder, name: str) -> Path:
     """The same. Raises FileNotFoundError when there is none."""
     folder = world_folder(run, name)
     if not (folder / LOG_FILE).exists():
+        require_run(run)
         known, how = ", ".join(world_names(run)) or "none", f"unimodel world create {run.path} {name}"
         raise FileNotFoundError(f"run {run.path} has no world '{name}' (it has {known}): make one with `{how}`")
     return folder
+
+
+def require_run(run: RunFolder) -> None:
+    """Raises FileNotFoundError when there is no such run, or no more."""
+    if not run.config_file.exists():
+        raise FileNotFoundError(f"{run.path} is not a run folder: it has no {run.config_file.name}")
 
 
 def require_folder(run: RunFolder, name: str) -> Path:

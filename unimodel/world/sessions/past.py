@@ -78,6 +78,8 @@ class Past:
     first: Tick
     ticks: list[Tick] = field(default_factory=list)
     """Those that hold: what a rewind took back is in the log alone."""
+    told: list[Deed] = field(default_factory=list)
+    """Before these ticks, in order."""
     coming: list[Deed] = field(default_factory=list)
     """Told before the next tick."""
     here: dict[str, int] = field(default_factory=dict)
@@ -121,6 +123,7 @@ class Past:
             case "tick":
                 passes = deed.value["passes"]
                 told, acts = tuple(self.coming), tuple(self._acts)
+                self.told += told
                 self.ticks.append(Tick(told, acts, passes, deed.codes, entry.number, entry.crc32))
                 self.coming, self._acts = [], []
             case "event" | "mission":
@@ -136,6 +139,7 @@ class Past:
             case "rewind":
                 del self.ticks[deed.tick :]
                 self.coming = []
+                self.told = [each for each in self.told if each.tick <= deed.tick]
                 self.tags = {name: tick for name, tick in self.tags.items() if tick <= deed.tick}
             case "open":
                 self.here = {}  # whoever was there went with the process
@@ -148,10 +152,9 @@ class Past:
 
     def mission(self, tick: int) -> tuple[str, np.ndarray]:
         """The mission that the frame of `tick` was made under, as text and ids."""
-        for earlier in reversed(self.ticks[:tick]):
-            for deed in reversed(earlier.told):
-                if deed.kind == "mission":
-                    return deed.value["text"], ids_of(deed)
+        for deed in reversed(self.told):
+            if deed.kind == "mission" and deed.tick <= tick:
+                return deed.value["text"], ids_of(deed)
         return self.birth.mission, np.array(self.birth.mission_ids, dtype=np.int64)
 
     def state(self, tick: int) -> WorldState:

@@ -14,7 +14,7 @@ import numpy as np
 
 from unimodel.memory.writer_lock import lock_holder
 from unimodel.run_folder import RunFolder
-from unimodel.world.sessions.catalogue import files_bytes, read_world, world_names
+from unimodel.world.sessions.catalogue import files_bytes, read_world, require_run, world_names
 from unimodel.world.sessions.log import LOCK_FILE, LOG_FILE, Entry, LogRead
 from unimodel.world.sessions.past import NOBODY, Past
 
@@ -52,7 +52,9 @@ def describe(run: RunFolder, name: str) -> list[tuple[str, str]]:
 
 
 def lines(run: RunFolder) -> list[tuple[str, str, str, str, str]]:
-    """Name, ticks, when it was last lived, bytes and state of each world."""
+    """Name, ticks, when it was last lived, bytes and state of each world. Raises FileNotFoundError when there is no
+    such run."""
+    require_run(run)
     return [_line(run, name) for name in world_names(run)]
 
 

@@ -1,0 +1,96 @@
+"""The page of a shared world in a real browser: two people in one world, a server that ends and comes back.
+
+Needs Debian's chromium. Run: pytest tests/world/test_shared_page.py
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from play_server import TOKEN, shared_server
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.sessions.catalogue import delete_world
+from unimodel.world.sessions.from_run import create_world
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+WAIT_MS = 60_000
+"""Longest wait for what must come; nothing is measured with it."""
+WORLD = "seen"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Run as root in a container, chromium's own sandbox cannot start; the page is ours.
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def world(wild: LoadedRun) -> Iterator[str]:
+    create_world(wild, WORLD)
+    yield WORLD
+    delete_world(wild.run, WORLD)
+
+
+def opened(browser: Browser, url: str, name: str, width: int = 1280) -> Page:
+    """In a browser of its own, renamed."""
+    page = browser.new_context(viewport={"width": width, "height": 860}).new_page()
+    page.set_default_timeout(WAIT_MS)
+    expect.set_options(timeout=WAIT_MS)
+    page.goto(f"{url}#{TOKEN}")
+    expect(page.locator("#agents")).to_contain_text("(you)")
+    page.locator("#name").fill(name)
+    page.locator("#rename button").click()
+    expect(page.locator("#agents")).to_contain_text(f"{name} (you)")
+    page.locator("#tick").click()  # the keys belong to the world again
+    return page
+
+
+def picture(page: Page, tick: int) -> str:
+    """The world's picture, once that of the tick is drawn."""
+    canvas = page.locator("canvas").first
+    expect(canvas).to_have_attribute("aria-label", f"World, step {tick}")
+    return canvas.evaluate("canvas => canvas.toDataURL()")
+
+
+def test_two_people_share_a_world_that_outlives_its_server(browser: Browser, wild: LoadedRun, world: str) -> None:
+    with shared_server(wild, world) as server:
+        port = server.port
+        ada, bob = opened(browser, server.url, "ada"), opened(browser, server.url, "bob", width=375)
+        ada.keyboard.press("ArrowUp")
+        seen = picture(ada, 1)
+        assert picture(bob, 1) == seen
+        expect(bob.locator("#deed")).to_have_text("ada: forward")
+        expect(bob.locator("#agents .acted")).to_have_text("ada")
+        bob.keyboard.press("ArrowLeft")
+        expect(ada.locator("#deed")).to_have_text("bob: left")
+        seen = picture(ada, 2)
+        expect(ada.locator("#notes")).to_contain_text("bob came.")
+        for page in (ada, bob):
+            expect(page.locator("#timeline-title")).to_be_hidden()
+            expect(page.locator("#world")).to_be_hidden()
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(ada.locator("#away")).to_contain_text("goes on trying")
+    with shared_server(wild, world, port):
+        for page, name in ((ada, "ada"), (bob, "bob")):  # nobody touches them
+            expect(page.locator("#away")).to_be_hidden()
+            expect(page.locator("#agents")).to_contain_text(f"{name} (you)")
+            expect(page.locator("#tick")).to_have_text("tick 2")
+            assert picture(page, 2) == seen
+        notes = ada.locator("#notes li", has_text="A server was started with it.")
+        expect(notes).to_have_count(2)
+        expect(notes.first).to_contain_text("2")
+        ada.keyboard.press("ArrowUp")
+        expect(bob.locator("#tick")).to_have_text("tick 3")
+        assert picture(bob, 3) == picture(ada, 3) != seen
+        bob.locator("#text").fill("go to the red ball")
+        bob.locator("#text").press("Enter")
+        expect(ada.locator("#mission b")).to_have_text("go to the red ball")
+        bob.close()
+        expect(ada.locator("#notes")).to_contain_text("bob left.")
+    ada.close()
