@@ -46,6 +46,7 @@ class Environment:
     """A `Simulator` of whatever the environment is."""
 
     sound_rate = 0
+    num_agents = 1
 
     def __init__(self, environment: str, seed: int, image_size: int) -> None:
         self.name = environment.rpartition(":")[2].replace("/", "-").replace(".", "-").lower()

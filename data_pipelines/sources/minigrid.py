@@ -48,6 +48,7 @@ class Level:
     restores = True
     has_events = True
     sound_rate = 0
+    num_agents = 1
 
     def __init__(self, environment: str, seed: int, image_size: int) -> None:
         self.env = _make(environment)

@@ -47,6 +47,20 @@ class BotPolicy(_PolicySettings):
     """Share of steps that take a random action instead of the bot's, for coverage of all actions."""
 
 
+class RolesPolicy(_PolicySettings):
+    """Several agents, each by a script of their environment's own; `random` is one in every environment."""
+
+    kind: Literal["roles"]
+    roles: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Of agent 0, 1, ...; from the beginning again where there are more agents."""
+    random_action_fraction: Fraction = 0.2
+    """Share of an agent's steps that take a random action instead."""
+    leave_fraction: Fraction = 0.0
+    """How often an agent that is there leaves, in environments that agents may leave."""
+    return_fraction: Fraction = 0.25
+    """How often one that has left comes back."""
+
+
 class RunPolicy(_PolicySettings):
     """What a trained run would do: the policy of its last finished stage with an objective `kind: policy`."""
 
@@ -57,8 +71,10 @@ class RunPolicy(_PolicySettings):
     """The likeliest action, instead of one drawn as likely as the policy says."""
 
 
-ScriptedPolicy = Annotated[RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy, Field(discriminator="kind")]
+ScriptedPolicy = Annotated[
+    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RolesPolicy, Field(discriminator="kind")
+]
 AnyPolicy = Annotated[
-    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RunPolicy, Field(discriminator="kind")
+    RandomPolicy | StickyPolicy | EffectivePolicy | BotPolicy | RolesPolicy | RunPolicy, Field(discriminator="kind")
 ]
 """Scripted, or of a model; who plays for the last is told by `unimodel.world.run_policy`."""
