@@ -57,7 +57,7 @@ def has_outcomes(run: RunFolder) -> bool:
 
 
 def roll_out(loaded: LoadedRun, states: Sequence[WorldState], actions: np.ndarray, seed: int = 0) -> list[WorldState]:
-    """Each state after its row of `actions` [states, steps]; world i draws from `seed` + i."""
+    """Each state after its row of `actions` [states, steps] or [states, steps, agents]; world i draws from `seed` + i."""
     worlds = worlds_of(loaded)
     rolled: list[WorldState] = []
     for start in range(0, len(states), WORLDS_AT_ONCE):

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.sources.world import Action
 from unimodel.backbone.model import Backbone
 from unimodel.batch import TokenSequence
 from unimodel.sampling.fill import FillSettings
@@ -77,7 +78,7 @@ class _World:
 @dataclass(frozen=True, slots=True)
 class _Window:
     """A window laid out: `prefix` tokens up to its first action; its last frame is the tokens `[block, codes_stop)`
-    with its action, its codes from `codes` on."""
+    with its actions, its codes from `codes` on."""
 
     ids: np.ndarray
     sequence: TokenSequence
@@ -92,7 +93,7 @@ class _Window:
 
     @property
     def step_tokens(self) -> int:
-        """Of one step: action, frame, and reward and done flag where they are told."""
+        """Of one step: actions, frame, and reward and done flag where they are told."""
         return self.codes_stop - self.block + len(OUTCOMES)
 
 
@@ -152,7 +153,7 @@ class Worlds:
         world = self._worlds[slot]
         self._move_on(world)
         # Whatever the next action is, all before it is the same.
-        window = self._next_window(world, 0)
+        window = self._next_window(world, np.zeros(world.state.actions.shape[1:], dtype=np.int64).tolist())
         if world.read < window.block:
             self._read_past([world], [window])
         slots = [self.open(world.state, seed) for seed in seeds]
@@ -193,11 +194,12 @@ class Worlds:
         world.state = world.state.with_event(ids)
 
     @torch.no_grad()
-    def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
-        """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings').
+    def step(self, slots: Sequence[int], actions: Sequence[Action], passes: int | None = None) -> np.ndarray:
+        """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings'). A
+        world of several agents takes an action of each, UNKNOWN_ACTION of one that is not there.
 
-        Raises KeyError for a slot that is not open, ValueError for one that is given twice or an action outside the
-        vocabulary.
+        Raises KeyError for a slot that is not open, ValueError for one that is given twice, an action outside the
+        vocabulary or not one of each agent.
         """
         if len(set(slots)) < len(slots):
             raise ValueError(f"a world takes one action at a time, and slots {list(slots)} name one twice")
@@ -249,7 +251,7 @@ class Worlds:
         """Whether the window must move on before it takes another frame."""
         return world.window_frames >= self._window_frames
 
-    def _next_window(self, world: _World, action: int) -> _Window:
+    def _next_window(self, world: _World, action: Action) -> _Window:
         """The window with one more frame, which nobody knows."""
         state = world.state
         window = self._window(state.stepped(action, state.frames[-1]), world.first)
