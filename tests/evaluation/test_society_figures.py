@@ -1,6 +1,6 @@
 """Figures of several agents: exact for a model that is known, and nothing for one that ignores an agent.
 
-Run: pytest tests/evaluation/test_society.py
+Run: pytest tests/evaluation/test_society_figures.py
 """
 
 from __future__ import annotations

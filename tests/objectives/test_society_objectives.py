@@ -1,6 +1,6 @@
 """What objectives ask in worlds of several agents, and who can tell whose action is whose.
 
-Run: pytest tests/objectives/test_several_agents.py
+Run: pytest tests/objectives/test_society_objectives.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sequences of worlds with several agents: an action token of each in front of the frame they led to.
 
-Run: pytest tests/tokenizers/test_several_agents.py
+Run: pytest tests/tokenizers/test_society_sequences.py
 """
 
 from __future__ import annotations
