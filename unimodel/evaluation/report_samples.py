@@ -113,7 +113,8 @@ def rollouts(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) 
 
 def action_label(action: np.ndarray, names: Sequence[str]) -> str:
     """The name of an action, or those of several agents' actions."""
-    return " + ".join(names[one] if one != UNKNOWN_ACTION else "absent" for one in np.atleast_1d(action).tolist())
+    each = [int(one) for one in np.atleast_1d(action)]
+    return " + ".join("absent" if one == UNKNOWN_ACTION else names[one] for one in each)
 
 
 def _rollout_picture(frame: np.ndarray, number: int, action: str, same: int, size: int) -> Picture:
