@@ -187,7 +187,8 @@ def generate_command(  # noqa: PLR0913 - one parameter per option
     text: Annotated[str | None, typer.Option(help="Draw a picture of this text.")] = None,
     image: Annotated[Path | None, typer.Option(help="Describe this picture.")] = None,
     actions: Annotated[
-        str | None, typer.Option(help="Next frames for these actions: left,forward,... or numbers.")
+        str | None,
+        typer.Option(help="Next frames for these actions: left,forward,... or numbers; left+up,... of agents."),
     ] = None,
     episode: Annotated[int, typer.Option(help="Held-out episode whose first frame --actions starts from.")] = 0,
     stage: Annotated[

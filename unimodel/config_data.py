@@ -22,7 +22,8 @@ class RecordingConfig(Settings):
 
     environment: str = "BabyAI-GoToLocalS8N3-v0"
     """A gymnasium id with discrete actions: MiniGrid, BabyAI, Atari with its sound (`ALE/Pong-v5`), or any other
-    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`)."""
+    (`CartPole-v1`, `miniworld:MiniWorld-FourRooms-v0`). Or a world of several agents
+    (`society:data_pipelines.sources.orchard?agents=2`)."""
     train_episodes: PositiveInt = 4000
     validation_episodes: PositiveInt = 100
     """Held out for choosing settings: seeds that training never sees."""

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import join
+from data_pipelines.sources.episode import UNKNOWN_ACTION
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.config import EPISODES
 from unimodel.sampling.fill import FillSettings, fill_span
@@ -25,6 +26,8 @@ from unimodel.world.state import WorldState
 ENLARGEMENT = 4
 """Pictures are saved this many times larger, so that 64 pixels are visible."""
 FRAME_MILLISECONDS = 400
+ABSENT = "absent"
+"""The action of an agent that is not there."""
 
 
 def image_from_text(loaded: LoadedRun, text: str, settings: FillSettings, seed: int) -> np.ndarray:
@@ -64,7 +67,8 @@ def text_from_image(loaded: LoadedRun, path: Path) -> str:
 def frames_from_actions(loaded: LoadedRun, actions: list[str], episode: int, seed: int) -> np.ndarray:
     """uint8 [1 + actions, height, width, 3]: the first frame of a held-out episode and what the model makes of it.
 
-    Actions are names or numbers. Raises ValueError for an unknown action or episode.
+    Actions are names or numbers; those of several agents are joined by `+`, `absent` for one that is not there. Raises
+    ValueError for an unknown action or episode.
     """
     reader = ShardReader(loaded.run.tokens_of(EPISODES, "validation"))
     if not 0 <= episode < len(reader):
@@ -72,11 +76,23 @@ def frames_from_actions(loaded: LoadedRun, actions: list[str], episode: int, see
     require_actions(loaded)
     known = read_manifest(join(loaded.config.data.folder, "validation")).metadata.get("action_names", [])
     names = loaded.bundle.action_names(known)
-    numbers = [_action_number(action, names) for action in actions]
     start = decode_tokenised(*reader.read(episode))
+    if start.actions.ndim == 1:
+        numbers = [_action_number(action, names) for action in actions]
+    else:
+        numbers = [_joint_action(action, names, start.actions.shape[1]) for action in actions]
     world = WorldState(start.mission, start.frames[:1], start.actions[:0])
     rolled = roll_out(loaded, [world], np.asarray([numbers]), seed)
     return loaded.bundle.image.decode(rolled[0].frames)
+
+
+def _joint_action(text: str, names: Sequence[str], agents: int) -> list[int]:
+    each = text.split("+")
+    if len(each) != agents:
+        raise ValueError(
+            f"'{text}' is not an action of each of {agents} agents: join them by +, as {names[0]}+{names[-1]}"
+        )
+    return [UNKNOWN_ACTION if one == ABSENT else _action_number(one, names) for one in each]
 
 
 def _action_number(action: str, names: Sequence[str]) -> int:

@@ -19,8 +19,12 @@ GRID_SPACING = 4
 neighbours of a small grid would look alike, and attention to "the same place one frame earlier" would take thousands
 of steps to sharpen."""
 
+AGENT_SPACING = GRID_SPACING
+"""Position units between what is about neighbouring agents, down the height of the picture: agent k stands at row k, so
+the ruler tells who it is as it tells a patch its row."""
+
 STEP_MODALITIES = (Modality.ACTION, Modality.REWARD, Modality.DONE)
-"""Single tokens of a step, which stand at the corner of its picture."""
+"""Single tokens of a step, which stand at the left edge of its picture: at the corner, or at the height of an agent."""
 
 
 class Role(IntEnum):
@@ -41,7 +45,8 @@ class Role(IntEnum):
 class Span:
     """A run of tokens `[start, stop)` of one modality. `time` is the environment step it belongs to (0 outside
     episodes); `grid` is (height, width) in tokens for images and None for everything one-dimensional. A `ruler`'s
-    token k stands at the height of row k and the width of column k. `missing` stands for an action nobody knows."""
+    token k stands at the height of row k and the width of column k. `missing` stands for an action nobody knows, or of
+    an agent that is not there; `agent` is whose action, or answer, it is."""
 
     start: int
     stop: int
@@ -51,6 +56,7 @@ class Span:
     grid: tuple[int, int] | None = None
     ruler: bool = False
     missing: bool = False
+    agent: int = 0
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -146,12 +152,12 @@ class Layout:
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """[n] block ids: picture and sound of a moment are a block, together with the action that led to them;
+        """[n] block ids: picture and sound of a moment are a block, together with the actions that led to them;
         everything else is causal."""
         block = np.full(self.length, CAUSAL, dtype=np.int64)
         number, start, time, action = -1, 0, None, None
         for span in self.spans:
-            if span.is_action:
+            if span.is_action and action is None:
                 action = span.start
             if span.is_observed:
                 if span.grid is not None or span.time != time:  # the first of its moment
@@ -180,7 +186,8 @@ class Layout:
                 positions[1, span.start : span.stop] = np.repeat(np.arange(height), width) * GRID_SPACING
                 positions[2, span.start : span.stop] = np.tile(np.arange(width), height) * GRID_SPACING
             if span.modality in STEP_MODALITIES or span.missing or span.role is Role.AGENT:
-                positions[1:, span.start : span.stop] = 0
+                positions[1, span.start : span.stop] = span.agent * AGENT_SPACING
+                positions[2, span.start : span.stop] = 0
             if span.ruler:
                 positions[1:, span.start : span.stop] = np.arange(len(span)) * GRID_SPACING
         return _read_only(positions)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.sources.world import Action
 from unimodel.backbone.model import Backbone
 from unimodel.sampling.fill import FillSettings, fill_span
 from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode
@@ -18,7 +19,7 @@ def recompute_step(
     builder: SequenceBuilder,
     pad_id: int,
     windows: Sequence[WorldState],
-    actions: Sequence[int],
+    actions: Sequence[Action],
     settings: FillSettings,
 ) -> np.ndarray:
     """int64 codes [worlds, rows, columns] of the frame that follows each window."""
@@ -30,10 +31,10 @@ def recompute_step(
     return np.stack(codes).reshape(len(windows), *windows[0].frames.shape[1:])
 
 
-def _sequence(builder: SequenceBuilder, window: WorldState, action: int):
+def _sequence(builder: SequenceBuilder, window: WorldState, action: Action):
     """The window with one more frame, whose codes are a placeholder."""
     frames = np.concatenate([window.frames, window.frames[-1:]])
-    actions = np.append(window.actions, action)
+    actions = np.concatenate([window.actions, np.asarray(action)[None]])
     steps = len(actions)
     silence = np.zeros((steps + 1, 0), dtype=np.int64)
     unknown, events = np.zeros(steps), window.events

@@ -51,7 +51,7 @@ def _episode_stats(reader: ShardReader) -> dict[str, Any]:
         fields = {name: reader.read_field(number, name) for name in wanted}
         taken = decode_array(entry.key, fields, "actions.npy")
         about = decode_about(entry.key, fields)
-        actions.update(taken.tolist())
+        actions.update(taken.ravel().tolist())
         lengths.append(len(taken))
         picture_bytes += entry.members["frames.png"].size
         words += [len(caption.split()) for caption in about["captions"]]
@@ -63,7 +63,7 @@ def _episode_stats(reader: ShardReader) -> dict[str, Any]:
         "steps": sum(lengths),
         "picture_bytes_per_frame": picture_bytes / (sum(lengths) + len(lengths)),
         "steps_per_episode": _distribution(lengths),
-        "actions": {names[a] if a < len(names) else str(a): actions[a] for a in sorted(actions)},
+        "actions": {names[a] if 0 <= a < len(names) else str(a): actions[a] for a in sorted(actions)},
         "success_rate": successes / len(lengths),
         "policies": dict(policies.most_common()),
         "event_fraction": eventful / len(lengths),

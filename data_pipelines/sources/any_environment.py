@@ -46,6 +46,7 @@ class Environment:
     """A `Simulator` of whatever the environment is: `own`, without wrappers."""
 
     sound_rate = 0
+    num_agents = 1
 
     def __init__(self, environment: str, seed: int, image_size: int, view_cells: int | None = None) -> None:
         self.name = environment.rpartition(":")[2].replace("/", "-").replace(".", "-").lower()

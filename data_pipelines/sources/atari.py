@@ -60,6 +60,7 @@ class Game:
     restores = True
     has_events = False
     sound_rate = SOUND_RATE
+    num_agents = 1
 
     def __init__(self, environment: str, seed: int, image_size: int) -> None:
         self.name = environment.removeprefix(PREFIX).split("-")[0].lower()

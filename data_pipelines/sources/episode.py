@@ -42,8 +42,9 @@ class Episode:
 
     key          name of the sample in the shards; no dot, no slash
     frames       uint8 [T+1, height, width, 3], RGB
-    actions      int64 [T], 0 .. num_actions - 1; UNKNOWN_ACTION where nobody knows
-    rewards      float32 [T]; nan where nobody told them
+    actions      int64 [T], 0 .. num_actions - 1; UNKNOWN_ACTION where nobody knows. Of several agents [T, agents];
+                 UNKNOWN_ACTION of one that was not there
+    rewards      float32 [T], of several agents [T, agents]; nan where nobody told them
     done         bool [T], the environment terminated (a time limit is not done)
     poses        int64 [T+1, 3], x and y in cells and direction (0 right, 1 down, 2 left, 3 up), or float64, x and y
                  on the ground and the angle in radians; [T+1, 0] without any
@@ -84,8 +85,8 @@ class Episode:
         frame_shape = self.frames.shape[1:3] if self.frames.ndim == 4 else (0, 0)
         expected = {
             "frames": (np.uint8, (steps + 1, *frame_shape, 3)),
-            "actions": (np.int64, (steps,)),
-            "rewards": (np.float32, (steps,)),
+            "actions": (np.int64, (steps, *self.actions.shape[1:2])),
+            "rewards": (np.float32, (steps, *self.actions.shape[1:2])),
             "done": (np.bool_, (steps,)),
             "poses": (self._pose_dtype, (steps + 1, 3 if self.poses.size else 0)),
         }
@@ -98,7 +99,9 @@ class Episode:
                 )
         if len(self.captions) != steps + 1:
             raise ValueError(f"episode {self.key}: {len(self.captions)} captions for {steps + 1} frames")
-        least = 0 if self.num_actions else UNKNOWN_ACTION
+        if self.actions.ndim == 2 and self.num_agents < 2:
+            raise ValueError(f"episode {self.key}: actions of {self.num_agents} agents: of a single one they are [T]")
+        least = 0 if self.num_actions and self.num_agents == 1 else UNKNOWN_ACTION
         if steps and not (least <= self.actions.min() and self.actions.max() < self.num_actions):
             raise ValueError(f"episode {self.key}: actions go outside 0..{self.num_actions - 1}")
         if [event.step for event in self.events] != sorted(e.step for e in self.events if 0 <= e.step < steps):
@@ -115,6 +118,11 @@ class Episode:
     @property
     def _pose_dtype(self) -> type[np.generic]:
         return np.float64 if self.poses.dtype == np.float64 else np.int64
+
+    @property
+    def num_agents(self) -> int:
+        """Who acted in every step."""
+        return self.actions.shape[1] if self.actions.ndim == 2 else 1
 
     @property
     def num_steps(self) -> int:

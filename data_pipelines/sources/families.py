@@ -6,22 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.sources import any_environment, atari, minigrid
-from data_pipelines.sources.episode import Event
+from data_pipelines.sources import any_environment, atari, minigrid, society
+from data_pipelines.sources.episode import UNKNOWN_ACTION, Event
 from data_pipelines.sources.minigrid_reading import GridJudge
-from data_pipelines.sources.world import Family, World
+from data_pipelines.sources.world import Action, Family, World
 
 
 def family_of(environment: str) -> Family:
     """Who plays it."""
     if environment.startswith(atari.PREFIX):
         return atari
+    if environment.startswith(society.PREFIX):
+        return society
     return minigrid if environment.startswith(minigrid.PREFIXES) else any_environment
 
 
 def open_world(environment: str, seed: int, image_size: int, view_cells: int | None = None) -> World:
-    """The world of a gymnasium id, where the episode of `seed` begins; the caller closes it. `view_cells`: how many
-    cells a side an agent in a grid sees before it, None for the picture that the environment makes by itself.
+    """The world of a gymnasium id, or of one of `society.py`, where the episode of `seed` begins; the caller closes it.
+    `view_cells`: how many cells a side an agent in a grid sees before it, None for the picture that the environment
+    makes by itself.
 
     Raises ValueError for an unknown or unsuitable environment, image size or view, MissingExtraError when its package
     is not installed.
@@ -46,13 +49,15 @@ def open_judge(environment: str, image_size: int) -> GridJudge:
 def branch_frames(
     environment: str,
     seed: int,
-    actions: Sequence[int],
+    actions: Sequence[Action],
     image_size: int,
     events: Sequence[Event] = (),
     view_cells: int | None = None,
+    tried: Sequence[Action] | None = None,
 ) -> np.ndarray:
-    """uint8 [num_actions, size, size, 3]: the true next frame of every possible action after replaying `actions` from
-    where the episode of `seed` begins. Of `events`, those up to the step of the branches happen.
+    """uint8 [tried, size, size, 3]: the true next frame of each of the actions `tried`, of all that there are unless
+    they are given, after replaying `actions` from where the episode of `seed` begins. Of `events`, those up to the step
+    of the branches happen.
 
     The state is set back where the environment can, else reached anew for every action.
     Raises ValueError when an action does not exist, the episode is over before or with the last of `actions`, or two
@@ -62,10 +67,10 @@ def branch_frames(
     replay(world, actions, events)
     state, before = world.snapshot() if world.restores else None, world.frame
     branches = []
-    for action in range(world.num_actions):
-        if action and state is not None:
+    for number, action in enumerate(range(world.num_actions) if tried is None else tried):
+        if number and state is not None:
             world.restore(state)
-        elif action:
+        elif number:
             world.close()
             world = open_world(environment, seed, image_size, view_cells)
             replay(world, actions, events)
@@ -76,14 +81,15 @@ def branch_frames(
     return np.stack(branches)
 
 
-def replay(world: World, actions: Sequence[int], events: Sequence[Event] = ()) -> None:
+def replay(world: World, actions: Sequence[Action], events: Sequence[Event] = ()) -> None:
     """Takes `actions` one by one, each after the events of its step, up to the events of the step after the last.
 
     Raises ValueError when an action does not exist or the episode is over before or with the last of `actions`.
     """
     for number, action in enumerate(actions):
         _happen(world, number, events)
-        if not 0 <= action < world.num_actions:
+        least = 0 if world.num_agents == 1 else UNKNOWN_ACTION
+        if np.min(action) < least or np.max(action) >= world.num_actions:
             raise ValueError(
                 f"{world.environment}: action {action} at step {number} is outside 0..{world.num_actions - 1}"
             )

@@ -54,6 +54,7 @@ class Level:
     restores = True
     has_events = True
     sound_rate = 0
+    num_agents = 1
 
     def __init__(self, environment: str, seed: int, image_size: int, view_cells: int | None = None) -> None:
         self.env = _make(environment)

@@ -11,13 +11,14 @@ import numpy as np
 
 from data_pipelines.sources.episode import Episode, Event
 from data_pipelines.sources.families import open_world
-from data_pipelines.sources.world import Moment, World
+from data_pipelines.sources.world import Action, Moment, World, plain
 from data_pipelines.stream.randomness import keyed_generator
 
 
 @dataclass(slots=True, eq=False)
 class Play:
-    """An episode in progress: T actions, and the T + 1 moments around them.
+    """An episode in progress: T actions, and the T + 1 moments around them; of several agents, T rows of their actions
+    and of their rewards.
 
     events  what happened, each before the action of its step; the last may be of step T, which the next moment shows
     rng     keyed by the episode: the only chance that a policy may use
@@ -27,8 +28,8 @@ class Play:
     world: World
     rng: np.random.Generator
     moments: list[Moment]
-    actions: list[int] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    rewards: list[float | tuple[float, ...]] = field(default_factory=list)
     done: list[bool] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     memory: Any = None
@@ -43,7 +44,7 @@ class Policy(Protocol):
 
     plays_at_once: int
 
-    def __call__(self, plays: Sequence[Play]) -> Sequence[int]: ...
+    def __call__(self, plays: Sequence[Play]) -> Sequence[Action]: ...
 
 
 class Player(NamedTuple):
@@ -107,8 +108,8 @@ def _play_together(environment: str, seeds: Sequence[int], player: Player, rules
             _make_something_happen(play, chances[play.world.seed])
         for play, action in zip(going, player.policy(going), strict=True):
             step = play.world.step(action)
-            play.actions.append(int(action))
-            play.rewards.append(step.reward)
+            play.actions.append(plain(action))
+            play.rewards.append(step.rewards or step.reward)
             play.done.append(step.terminated)
             play.moments.append(play.world.moment)
     for play in plays:

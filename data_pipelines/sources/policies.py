@@ -23,10 +23,12 @@ from data_pipelines.sources.policy_settings import (
     MemoryPolicy,
     RandomPolicy,
     RecallPolicy,
+    RolesPolicy,
     ScriptedPolicy,
     StickyPolicy,
     WalkPolicy,
 )
+from data_pipelines.sources.roles import check_roles, play_roles, play_together
 from data_pipelines.sources.scripts import (
     Script,
     follow,
@@ -36,6 +38,7 @@ from data_pipelines.sources.scripts import (
     recall_script,
     walk_script,
 )
+from data_pipelines.sources.world import Action, World
 
 LoadPolicy = Callable[[Mapping[str, Any]], Policy]
 """Makes a policy of its settings. Worker processes call it: it is a function at the top of its module."""
@@ -45,11 +48,9 @@ _SCRIPTED: TypeAdapter[ScriptedPolicy] = TypeAdapter(ScriptedPolicy)
 
 def scripted_policy(settings: Mapping[str, Any]) -> Policy:
     """The policy of these settings. Raises ValueError for another kind or a setting that it does not have."""
-    try:
-        policy = _SCRIPTED.validate_json(json.dumps(dict(settings)))
-    except ValidationError as error:
-        raise ValueError(f"policy {dict(settings)}: {error.errors()[0]['msg']}") from None
-    match policy:
+    match policy := _validated(settings):
+        case RolesPolicy():
+            return OneByOne(partial(play_roles, policy=policy))
         case BotPolicy():
             return OneByOne(partial(_assisted, random_action_fraction=policy.random_action_fraction))
         case EffectivePolicy():
@@ -89,15 +90,42 @@ class OneByOne:
 
     plays_at_once = 1
 
-    def __init__(self, choose: Callable[[Play], int]) -> None:
+    def __init__(self, choose: Callable[[Play], Action]) -> None:
         self._choose = choose
 
-    def __call__(self, plays: Sequence[Play]) -> list[int]:
+    def __call__(self, plays: Sequence[Play]) -> list[Action]:
         return [self._choose(play) for play in plays]
 
 
-def _sticky(play: Play, repeat_fraction: float) -> int:
+def check_policies(policies: Sequence[Mapping[str, Any]], world: World) -> None:
+    """Raises ValueError for scripts that cannot play in this world."""
+    kinds = {policy["kind"] for policy in policies}
+    if "bot" in kinds and world.simulator.bot() is None:
+        raise ValueError(no_bot(world.environment))
+    if "effective" in kinds and (not world.restores or world.num_agents > 1):
+        because = "cannot be set back" if not world.restores else "has several agents"
+        raise ValueError(
+            f"the policy effective tries actions and takes them back, and {world.environment} {because}: "
+            "choose random or sticky"
+        )
+    for settings in policies:
+        if settings["kind"] == "roles":
+            policy = _validated(settings)
+            assert isinstance(policy, RolesPolicy)
+            check_roles(world, policy)
+
+
+def _validated(settings: Mapping[str, Any]) -> ScriptedPolicy:
+    try:
+        return _SCRIPTED.validate_json(json.dumps(dict(settings)))  # in which a list may be a tuple
+    except ValidationError as error:
+        raise ValueError(f"policy {dict(settings)}: {error.errors()[0]['msg']}") from None
+
+
+def _sticky(play: Play, repeat_fraction: float) -> Action:
     """Repeats the last action with a probability, else takes a random one."""
+    if play.world.num_agents > 1:
+        return play_together(play, repeat_fraction)
     chance, drawn = play.rng.random(), int(play.rng.integers(play.world.num_actions))
     return play.actions[-1] if chance < repeat_fraction and play.actions else drawn
 
@@ -119,7 +147,7 @@ def _effective(play: Play, idle_fraction: float) -> int:
     return order[0]
 
 
-def _assisted(play: Play, random_action_fraction: float) -> int:
+def _assisted(play: Play, random_action_fraction: float) -> Action:
     """Takes the bot's advice, except for a share of random actions and where the bot has lost its plan.
 
     Raises ValueError when the environment has no bot.

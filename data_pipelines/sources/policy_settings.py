@@ -107,6 +107,20 @@ class LookAwayPolicy(_PolicySettings):
     """Frames without."""
 
 
+class RolesPolicy(_PolicySettings):
+    """Several agents, each by a script of their environment's own; `random` is one in every environment."""
+
+    kind: Literal["roles"]
+    roles: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Of agent 0, 1, ...; from the beginning again where there are more agents."""
+    random_action_fraction: Fraction = 0.2
+    """Share of an agent's steps that take a random action instead."""
+    leave_fraction: Fraction = 0.0
+    """How often an agent that is there leaves, in environments that agents may leave."""
+    return_fraction: Fraction = 0.25
+    """How often one that has left comes back."""
+
+
 class RunPolicy(_PolicySettings):
     """What a trained run would do: the policy of its last finished stage with an objective `kind: policy`."""
 
@@ -122,6 +136,7 @@ ScriptedPolicy = Annotated[
     | StickyPolicy
     | EffectivePolicy
     | BotPolicy
+    | RolesPolicy
     | RecallPolicy
     | MemoryPolicy
     | WalkPolicy

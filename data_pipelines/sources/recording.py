@@ -30,7 +30,7 @@ from data_pipelines.shards.writer import write_shard
 from data_pipelines.sources.episode import encode_episode
 from data_pipelines.sources.families import family_of, open_world
 from data_pipelines.sources.play import Play, Rules, play_episodes
-from data_pipelines.sources.policies import LoadPolicy, OneByOne, load_players, no_bot, scripted_policy
+from data_pipelines.sources.policies import LoadPolicy, OneByOne, check_policies, load_players, scripted_policy
 from data_pipelines.sources.processes import run_tasks
 
 SEEDS_PER_RUN = 10_000_000
@@ -117,8 +117,9 @@ def record_dataset(
     finally:
         for split in tasks:
             remove_partials(folder / split)
+    about = _metadata(recording)
     for split, split_tasks in tasks.items():
-        finish_folder(folder / split, [task.path for task in split_tasks], _metadata(recording))
+        finish_folder(folder / split, [task.path for task in split_tasks], about)
     return True
 
 
@@ -160,13 +161,7 @@ def _check_playable(recording: Recording, load_policy: LoadPolicy) -> None:
     """Refuses bad settings before any process starts."""
     players = load_players(recording.policies, load_policy)
     world = open_world(recording.environment, 0, recording.image_size, recording.view_cells)
-    if any(policy["kind"] == "bot" for policy in recording.policies) and world.simulator.bot() is None:
-        raise ValueError(no_bot(recording.environment))
-    if any(policy["kind"] == "effective" for policy in recording.policies) and not world.restores:
-        raise ValueError(
-            f"the policy effective tries actions and takes them back, and {recording.environment} cannot be set back: "
-            "choose random or sticky"
-        )
+    check_policies(recording.policies, world)
     if recording.event_fraction and not world.simulator.has_events:
         raise ValueError(
             f"nothing happens in {recording.environment} because a text says so: set event_fraction to 0 (it is "
@@ -184,7 +179,11 @@ def _ignore(episodes: int, frames: int) -> None:
 
 def _metadata(recording: Recording) -> dict[str, Any]:
     names = list(family_of(recording.environment).action_names(recording.environment))
-    return {"kind": "episodes", "recording": asdict(recording), "num_actions": len(names), "action_names": names}
+    world = open_world(recording.environment, 0, recording.image_size, recording.view_cells)
+    several = {"num_agents": world.num_agents} if world.num_agents > 1 else {}
+    world.close()
+    about = {"kind": "episodes", "recording": asdict(recording), "num_actions": len(names), "action_names": names}
+    return about | several
 
 
 def _check_settings(folder: Path, recording: Recording) -> None:

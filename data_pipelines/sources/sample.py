@@ -42,8 +42,9 @@ class Sample:
     seconds_per_frame  how long a moment lasts; 0 when the whole sample is one
     captions           T + 1 descriptions, or one of the whole, "" when there is none
     mission            what an agent was asked to do
-    actions            int64 [T]; UNKNOWN_ACTION where nobody knows
-    rewards            float32 [T]; nan where there are none
+    actions            int64 [T]; UNKNOWN_ACTION where nobody knows. Of several agents [T, agents], UNKNOWN_ACTION of
+                       one that was not there
+    rewards            float32 [T], of all agents together; nan where there are none
     done               bool [T]
     num_actions        size of the action space; 0 without one
     events             what happened by a text, each before the action of its step
@@ -103,7 +104,7 @@ def sample_of(episode: Episode) -> Sample:
         captions=episode.captions,
         mission=episode.mission,
         actions=episode.actions,
-        rewards=episode.rewards,
+        rewards=episode.rewards if episode.num_agents == 1 else episode.rewards.sum(axis=1),
         done=episode.done,
         num_actions=episode.num_actions,
         events=episode.events,

@@ -13,7 +13,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
+
 SILENCE = np.zeros(0, dtype=np.float32)
+Action = int | Sequence[int]
+"""What one agent does, or what each of several does in the same step; UNKNOWN_ACTION for one that is not there."""
 Bot = Callable[[int | None], int | None]
 """Told the last action (None at the beginning), advises the next one; None when it has lost its plan."""
 
@@ -35,12 +39,14 @@ class Moment:
 
 
 class Step(NamedTuple):
-    """What an action led to. `terminated`: the world has ended; `truncated`: its time is over."""
+    """What an action led to. `terminated`: the world has ended; `truncated`: its time is over; `rewards`: of each of
+    several agents, whose sum is `reward`, () in a world of one."""
 
     frame: np.ndarray
     reward: float
     terminated: bool
     truncated: bool
+    rewards: tuple[float, ...] = ()
 
 
 class Simulator(Protocol):
@@ -50,6 +56,8 @@ class Simulator(Protocol):
     name: str
     """In the keys of episodes."""
     num_actions: int
+    num_agents: int
+    """1, or how many act in every step."""
     sound_rate: int
     """Samples per second; 0 in a silent world."""
     restores: bool
@@ -62,8 +70,8 @@ class Simulator(Protocol):
 
     def look(self) -> Moment: ...
 
-    def step(self, action: int) -> tuple[float, bool, bool]:
-        """(reward, terminated, truncated)"""
+    def step(self, action: Any) -> tuple[Any, bool, bool]:
+        """(reward, terminated, truncated). Of several agents: takes an action of each and gives a reward of each."""
         ...
 
     def save(self) -> Any: ...
@@ -117,6 +125,7 @@ class World:
 
     moment       what there is now; `frame` is its picture, uint8 [size, size, 3]
     num_actions  actions are 0 .. num_actions - 1
+    num_agents   how many act in every step; with several, an action is one of each
     mission      what the agent is asked to do
     over         nothing can be done any more
     restores     whether `snapshot` and `restore` work
@@ -125,6 +134,7 @@ class World:
     def __init__(self, environment: str, seed: int, simulator: Simulator) -> None:
         self.environment, self.seed, self.simulator = environment, seed, simulator
         self.num_actions, self.restores = simulator.num_actions, simulator.restores
+        self.num_agents = simulator.num_agents
         self.moment = simulator.look()
         self.over = False
 
@@ -136,15 +146,15 @@ class World:
     def mission(self) -> str:
         return self.simulator.mission
 
-    def step(self, action: int) -> Step:
+    def step(self, action: Action) -> Step:
         """Raises ValueError for an action that does not exist, or when the episode is over."""
-        if not 0 <= action < self.num_actions:
-            raise ValueError(f"{self.environment}: action {action} is outside 0..{self.num_actions - 1}")
+        taken = self._checked(action)
         if self.over:
             raise ValueError(f"{self.environment}, seed {self.seed}: the episode is over")
-        reward, terminated, truncated = self.simulator.step(int(action))
+        got, terminated, truncated = self.simulator.step(taken)
+        rewards = () if self.num_agents == 1 else tuple(map(float, got))
         self.moment, self.over = self.simulator.look(), terminated or truncated
-        return Step(self.moment.frame, float(reward), terminated, truncated)
+        return Step(self.moment.frame, sum(rewards) if rewards else float(got), terminated, truncated, rewards)
 
     def make_happen(self, text: str) -> None:
         """An event: the world changes as a text says, which the frame of the next step shows.
@@ -173,6 +183,22 @@ class World:
 
     def close(self) -> None:
         self.simulator.close()
+
+    def _checked(self, action: Action) -> Action:
+        taken, several = plain(action), self.num_agents > 1
+        each = taken if isinstance(taken, tuple) else (taken,)
+        if isinstance(taken, tuple) != several or len(each) != self.num_agents:
+            raise ValueError(f"{self.environment} takes an action of each of {self.num_agents} agents, not {action}")
+        for one in each:
+            if not (UNKNOWN_ACTION if several else 0) <= one < self.num_actions:
+                raise ValueError(f"{self.environment}: action {one} is outside 0..{self.num_actions - 1}")
+        return taken
+
+
+def plain(action: Action) -> int | tuple[int, ...]:
+    """As numbers of Python, whatever it is given in."""
+    numbers = np.asarray(action, dtype=np.int64).tolist()
+    return numbers if isinstance(numbers, int) else tuple(numbers)
 
 
 def tile_pixels(environment: str, cells: int, image_size: int) -> int:

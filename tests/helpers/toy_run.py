@@ -45,15 +45,15 @@ STAGES = {
 }
 
 
-def toy_config(folder: Path) -> RunConfig:
-    """The config of a run in `folder`/runs/toy on data in `folder`/data."""
-    recording = {
+def toy_config(folder: Path, **changes: object) -> RunConfig:
+    """The config of a run in `folder`/runs/toy on data in `folder`/data, with `changes` to its recording."""
+    recording: dict[str, object] = {
         "train_episodes": 6,
         "validation_episodes": 2,
         "test_episodes": 4,
         "max_steps": 10,
         "episodes_per_shard": 3,
-    }
+    } | changes
     values = {
         "name": "toy",
         "runs_folder": str(folder / "runs"),
@@ -74,9 +74,9 @@ def toy_config(folder: Path) -> RunConfig:
     return validate(values, "toy")
 
 
-def make_toy_run(folder: Path) -> RunFolder:
-    """Everything up to and including a finished last stage."""
-    config = toy_config(folder)
+def make_toy_run(folder: Path, **changes: object) -> RunFolder:
+    """Everything up to and including a finished last stage, with `changes` to the recording."""
+    config = toy_config(folder, **changes)
     run = RunFolder(config.folder)
     recording = Recording(seed=config.seed, **settings_of(config.data.recording))
     record_dataset(local_folder(config.data.folder), recording, processes=1)

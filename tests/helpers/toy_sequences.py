@@ -87,6 +87,14 @@ def toy_eventful(seed: int = 0, steps: int = 6) -> TokenisedEpisode:
     return replace(toy_episode(seed, steps), events=events)
 
 
+def toy_society(seed: int = 0, steps: int = 4, agents: int = 2, side: int = 3) -> TokenisedEpisode:
+    """The same as `toy_episode` with actions of several agents, each absent now and then."""
+    rng = np.random.default_rng(seed)
+    actions = rng.integers(VOCABULARY.action_size, size=(steps, agents))
+    actions[rng.random((steps, agents)) < 0.2] = UNKNOWN_ACTION
+    return replace(toy_episode(seed, steps, side), actions=actions)
+
+
 def laid_out(
     ids: np.ndarray, block: np.ndarray, stream: np.ndarray | None = None, target: np.ndarray | None = None
 ) -> CorruptedSequence:

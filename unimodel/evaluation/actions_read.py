@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unimodel.evaluation.branches import Branched
+from unimodel.batch import TokenSequence
+from unimodel.evaluation.branches import Branched, Branching
 from unimodel.evaluation.intervals import over_episodes, ratio
 from unimodel.evaluation.predictions import ask, predict, window
 from unimodel.evaluation.table import Row
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Modality
-from unimodel.world.state import WorldState
 
 
 def evaluate_actions_read(loaded: LoadedRun, branched: Sequence[Branched]) -> tuple[list[Row], list[Row]]:
@@ -21,7 +21,8 @@ def evaluate_actions_read(loaded: LoadedRun, branched: Sequence[Branched]) -> tu
 
     The reader is the model's own inverse dynamics, which was taught on real frames: it sees a state and the next frame.
     An answer counts by its class of actions with the same real outcome: what was done where nothing moves, nobody can
-    tell (CoinRun's 15 actions have 3.8 outcomes). 1: the action shows as well as in reality; 0: not at all.
+    tell (CoinRun's 15 actions have 3.8 outcomes). Of several agents one is asked for, and what the others did is told.
+    1: the action shows as well as in reality; 0: not at all.
 
     AF for the table, where the reader reads real frames better than by chance at all; the accuracy on made frames with
     that on real ones as its ceiling for the details. Intervals are over states.
@@ -70,9 +71,9 @@ def read_actions(loaded: LoadedRun, branched: Sequence[Branched], frames: Sequen
     asked = []
     for one, codes in zip(branched, frames, strict=True):
         for frame in codes:
-            episode, last = _stepped(one.state.world, frame), len(one.state.world.frames) - 1
+            episode, last = _stepped(one.state, frame), len(one.state.world.frames) - 1
             sequence = window(loaded.bundle.builder, episode, last, 2, has_sink=has_sink)
-            asked.append(ask(sequence, sequence.modality() == Modality.ACTION, vocabulary))
+            asked.append(ask(sequence, _acts(sequence, one.state.agent), vocabulary))
     first = vocabulary.range_of(Modality.ACTION).start
     logits = predict(loaded, asked)
     return [
@@ -91,9 +92,17 @@ def count_right(branched: Sequence[Branched], answers: Sequence[np.ndarray]) -> 
     )
 
 
-def _stepped(world: WorldState, frame: np.ndarray) -> TokenisedEpisode:
-    """The world with one more frame, after some action: which one will be hidden."""
-    after = world.stepped(0, frame)
+def _acts(sequence: TokenSequence, agent: int) -> np.ndarray:
+    """bool [n]: the actions of an agent."""
+    acts = np.zeros(len(sequence), dtype=np.bool_)
+    acts[[span.start for span in sequence.spans if span.modality is Modality.ACTION and span.agent == agent]] = True
+    return acts
+
+
+def _stepped(state: Branching, frame: np.ndarray) -> TokenisedEpisode:
+    """The world with one more frame, after some action of the agent that tries: which one will be hidden."""
+    world = state.world
+    after = world.stepped(state.told[0], frame)
     nothing = np.zeros(len(after.actions))
     silence = np.zeros((len(after.frames), 0), dtype=np.int64)
     return TokenisedEpisode(

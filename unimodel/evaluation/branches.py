@@ -21,6 +21,7 @@ from unimodel.world.rollout import roll_out
 from unimodel.world.state import WorldState
 
 HALFWAY = 0.5
+ACCURACY = "counterfactual action accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,10 @@ class Branching:
     step      of the episode: `world` has so many actions behind it
     frames    uint8 [actions, height, width, 3]: the real next frames
     classes   int [actions]
-    told      int [actions]: the action token that says so to the model; where actions are inferred, that of the outcome
+    told      int [actions]: the action token that says so to the model; where actions are inferred, that of the
+              outcome. Of several agents [actions, agents]: one tries, the others do what they did
     tried     int [classes]: one action of each class, drawn by the episode's key
+    agent     the one who tries
     """
 
     step: int
@@ -43,6 +46,7 @@ class Branching:
     classes: np.ndarray
     told: np.ndarray
     tried: np.ndarray
+    agent: int = 0
 
     @property
     def chance(self) -> float:
@@ -60,9 +64,14 @@ class Branched:
 
 
 def branching_state(
-    episode: Episode, tokens: TokenisedEpisode, image_size: int, inferring: LatentActionModel | None = None
+    episode: Episode,
+    tokens: TokenisedEpisode,
+    image_size: int,
+    inferring: LatentActionModel | None = None,
+    agent: int = 0,
 ) -> Branching:
-    """A state of the episode, drawn by its key; `inferring` tells its actions where the model knows no real ones.
+    """A state of the episode, drawn by its key, in which an agent tries every action; `inferring` tells the actions
+    where the model knows no real ones.
 
     Raises ValueError when its environment cannot be brought there.
     """
@@ -72,25 +81,39 @@ def branching_state(
     at = int(rng.integers(1, episode.num_steps)) if episode.num_steps > 1 else 0
     before = episode.actions[:at].tolist()
     environment, seed, view = episode.environment, episode.seed, episode.view_cells
-    frames = branch_frames(environment, seed, before, image_size, episode.events, view)
+    actions = possible_actions(episode, at, agent)
+    frames = branch_frames(environment, seed, before, image_size, episode.events, view, actions.tolist())
     classes = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)[1].ravel()
     tried = [int(rng.choice(np.flatnonzero(classes == kind))) for kind in range(classes.max() + 1)]
     world = WorldState(tokens.mission, tokens.frames[: at + 1], tokens.actions[:at], tokens.events)
-    told = np.arange(len(frames)) if inferring is None else inferring.codes_to(episode.frames[at], frames)
-    return Branching(at, world, frames, classes, told, np.array(tried))
+    told = actions if inferring is None else inferring.codes_to(episode.frames[at], frames)
+    return Branching(at, world, frames, classes, told, np.array(tried), agent)
+
+
+def possible_actions(episode: Episode, step: int, agent: int) -> np.ndarray:
+    """int [actions], or [actions, agents]: what an agent could have done in a step in which the others did what they
+    did."""
+    every = np.arange(episode.num_actions)
+    if episode.num_agents == 1:
+        return every
+    joint = np.tile(episode.actions[step], (len(every), 1))
+    joint[:, agent] = every
+    return joint
 
 
 def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
-    """A state of each of the first `evaluation.branch_states` held-out episodes in whose state actions differ at all.
+    """A state of each of the first held-out episodes in whose state actions differ at all, `evaluation.branch_states`
+    of them; in episodes of several agents each of these tries.
 
     Raises ValueError when an environment cannot be brought to a state again.
     """
     size, most = loaded.config.data.recording.image_size, loaded.config.evaluation.branch_states
     states: list[Branching] = []
-    for episode, tokens in zip(held_out.episodes, held_out.tokens, strict=True):
+    both = zip(held_out.episodes, held_out.tokens, strict=True)
+    for episode, tokens, agent in ((*one, agent) for one in both for agent in range(one[0].num_agents)):
         if len(states) == most:
             break
-        state = branching_state(episode, tokens, size, loaded.bundle.only_latent_actions)
+        state = branching_state(episode, tokens, size, loaded.bundle.only_latent_actions, agent)
         if len(state.tried) > 1:
             states.append(state)
     if not states:
@@ -106,15 +129,16 @@ def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
 def evaluate_branches(branched: Sequence[Branched], stage: str) -> tuple[list[Row], list[Row], list[dict[str, Any]]]:
     """CBA = P(class(argmin_b d(made frame of action a, real frame of action b)) = class(a)), d the squared error.
 
-    The row of the table, its way from chance to 1 ((accuracy - chance) / (1 - chance); 0.5 is halfway) for the details,
-    and the accuracy by number of classes. Intervals are over states. No judge is learnt, so none can be fooled.
+    The row of the table; its way from chance to 1 ((accuracy - chance) / (1 - chance); 0.5 is halfway) and the accuracy
+    of each of several agents for the details; and the accuracy by number of classes. Intervals are over states. No
+    judge is learnt, so none can be fooled.
     """
     right = np.array([obeyed(one).sum() for one in branched])
     tried = np.array([len(one.state.tried) for one in branched])
     accuracy = over_episodes(ratio, right, tried)
     chance = len(branched) / float(tried.sum())  # each class of a state is tried once
     way = over_episodes(way_from_chance, right, tried)
-    name, questions = "counterfactual action accuracy", int(tried.sum())
+    name, questions = ACCURACY, int(tried.sum())
     row = Row(name, stage, accuracy.value, chance, "chance", questions, interval=accuracy.interval)
     normalised = Row(
         "counterfactual actions, way from chance to 1",
@@ -126,7 +150,8 @@ def evaluate_branches(branched: Sequence[Branched], stage: str) -> tuple[list[Ro
         required=HALFWAY,
         interval=way.interval,
     )
-    return [row], [normalised], _by_class_count(right, tried)
+    agents = np.array([one.state.agent for one in branched])
+    return [row], [normalised, *_by_agent(right, tried, agents, stage)], _by_class_count(right, tried)
 
 
 def obeyed(one: Branched) -> np.ndarray:
@@ -141,6 +166,17 @@ def way_from_chance(right: np.ndarray, tried: np.ndarray, axis: int = -1) -> np.
     total = tried.sum(axis=axis)
     chance = np.count_nonzero(tried, axis=axis) / total
     return (right.sum(axis=axis) / total - chance) / (1 - chance)
+
+
+def _by_agent(right: np.ndarray, tried: np.ndarray, agents: np.ndarray, stage: str) -> list[Row]:
+    """Accuracy apart for each agent that tried; none where there is but one."""
+    rows = []
+    for agent in np.unique(agents).tolist() if agents.any() else []:
+        here = agents == agent
+        accuracy, questions = over_episodes(ratio, right[here], tried[here]), int(tried[here].sum())
+        name, chance = f"{ACCURACY}, agent {agent}", float(here.sum() / questions)
+        rows.append(Row(name, stage, accuracy.value, chance, "chance", questions, interval=accuracy.interval))
+    return rows
 
 
 def _by_class_count(right: np.ndarray, tried: np.ndarray) -> list[dict[str, Any]]:

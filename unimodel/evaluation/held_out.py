@@ -48,7 +48,7 @@ def _most_frequent(episodes: list[TokenisedEpisode], vocabulary: Vocabulary, eos
     captions = [caption for episode in episodes for caption in episode.captions]
     text = np.concatenate([*captions, np.full(len(captions), eos_id)])
     image = np.concatenate([episode.frames.ravel() for episode in episodes])
-    actions = np.concatenate([episode.actions for episode in episodes])
+    actions = np.concatenate([episode.actions.ravel() for episode in episodes])
     known = actions[actions != UNKNOWN_ACTION]
     most_frequent = {
         Modality.TEXT: int(np.bincount(text).argmax()),

@@ -17,6 +17,7 @@ from unimodel.evaluation.horizons import evaluate_horizons
 from unimodel.evaluation.likelihood import evaluate_likelihoods, measure_likelihoods
 from unimodel.evaluation.other_actions import evaluate_other_actions, roll_other_actions
 from unimodel.evaluation.rollouts import roll_held_out
+from unimodel.evaluation.society import evaluate_society
 from unimodel.observe.progress import say
 from unimodel.training.loaded_run import LoadedRun
 
@@ -35,6 +36,7 @@ def evaluate_interaction(loaded: LoadedRun, held_out: HeldOut, findings: Finding
     reads_windows = loaded.config.stages[stage].memory is None
     if reads_windows:
         findings.add(*evaluate_likelihoods(measure_likelihoods(loaded, held_out), stage))
+    findings.add(*evaluate_society(loaded, held_out))
     findings.add(evaluate_other_actions(rollouts, roll_other_actions(loaded, held_out), stage))
     details, curves = evaluate_drift(rollouts, loaded.bundle.image, stage)
     findings.add([], details, curves)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from data_pipelines.sources.episode import UNKNOWN_ACTION
+from data_pipelines.sources.episode import UNKNOWN_ACTION, Episode
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import psnr
@@ -25,7 +25,7 @@ def evaluate_latent_actions(model: LatentActionModel, held_out: HeldOut) -> tupl
         return [], []
     before = np.concatenate([episode.frames[:-1] for episode in episodes])
     after = np.concatenate([episode.frames[1:] for episode in episodes])
-    actions = np.concatenate([episode.actions for episode in episodes])
+    actions = np.concatenate([_single(episode) for episode in episodes])
     owners = np.repeat(np.arange(len(episodes)), [episode.num_steps for episode in episodes])
     codes = np.concatenate([model.codes(episode.frames) for episode in episodes])
     moved, known = (before != after).any(axis=(1, 2, 3)), actions != UNKNOWN_ACTION
@@ -42,6 +42,11 @@ def evaluate_latent_actions(model: LatentActionModel, held_out: HeldOut) -> tupl
     used = len(np.unique(codes))
     details.append(Row("latent codes in use", STAGE, used, None, f"of {model.num_codes}", len(codes)))
     return rows, details
+
+
+def _single(episode: Episode) -> np.ndarray:
+    """int [T]: of several agents there is no action that a single code could stand for."""
+    return episode.actions if episode.num_agents == 1 else np.full(episode.num_steps, UNKNOWN_ACTION)
 
 
 def _accuracy_row(steps: str, codes: np.ndarray, actions: np.ndarray, owners: np.ndarray) -> Row:

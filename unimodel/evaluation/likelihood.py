@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
+from data_pipelines.sources.episode import Episode
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.batch import CorruptedSequence, TokenSequence
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes
 from unimodel.evaluation.predictions import ask, image_nats, window, world_entry
 from unimodel.evaluation.table import Row
+from unimodel.tokenizers.action import by_agent
+from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.vocabulary import Vocabulary
 
@@ -43,33 +46,61 @@ def measure_likelihoods(loaded: LoadedRun, held_out: HeldOut) -> Likelihoods:
     two for both actions.
 
     The frame is the last of a window as the model was trained on, drawn by the episode's key. Only the action that led
-    to it is exchanged, with the next episode's, so that the past stays one that could have been.
+    to it, of all agents, is exchanged, with the next episode's, so that the past stays one that could have been.
     """
-    entry = world_entry(loaded)
-    frames = entry.frames
+    asked = draw_frames(loaded, held_out)
+    everyone = range(max(by_agent(one.episode.actions).shape[1] for one in asked))
+    true, shuffled = frame_nats(loaded, asked, [(), everyone])
+    codes = np.stack([one.episode.frames[one.at] for one in asked])
+    before = np.stack([one.episode.frames[one.at - 1] for one in asked])
+    pictures = np.stack([one.real.frames[one.at] for one in asked])
+    return Likelihoods(true, shuffled, codes != before, codes, pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Frame `at` of an episode, the last of a window that begins at `first`; `masks` are the places hidden in each look
+    at it, and `other` is an action that led to a frame of another episode."""
+
+    real: Episode
+    episode: TokenisedEpisode
+    at: int
+    first: int
+    masks: list[np.ndarray]
+    other: np.ndarray
+
+
+def draw_frames(loaded: LoadedRun, held_out: HeldOut) -> list[Asked]:
+    """The same frames and masks for every question: the noise is paired."""
+    frames = world_entry(loaded).frames
     chosen = [(real, e) for real, e in zip(held_out.episodes, held_out.tokens, strict=True) if e.num_frames > 1]
     rngs = [keyed_generator("evaluate likelihood", episode.key) for _, episode in chosen]
     last = [_last_frame(e.num_frames, frames, rng) for (_, e), rng in zip(chosen, rngs, strict=True)]
-    bounds: list[list[Bound]] = []
-    for number, ((_, episode), at, rng) in enumerate(zip(chosen, last, rngs, strict=True)):
-        other = (number + 1) % len(chosen)
-        exchanged = episode.actions.copy()
-        exchanged[at - 1] = chosen[other][1].actions[last[other] - 1]
-        size, first = episode.frames[at].size, max(0, at - frames + 1)
+    asked = []
+    for number, ((real, episode), at, rng) in enumerate(zip(chosen, last, rngs, strict=True)):
+        following, size = (number + 1) % len(chosen), episode.frames[at].size
         count = max(1, round((number + 0.5) / len(chosen) * size))
         masks = [np.sort(rng.permutation(size)[:hidden]) for hidden in (count, size + 1 - count)]
-        windows = [
-            window(loaded.bundle.builder, replace(episode, actions=actions), first, at - first + 1, has_sink=entry.sink)
-            for actions in (episode.actions, exchanged)
-        ]
-        bounds.append([hide_last(whole, places, loaded.bundle.vocabulary) for whole in windows for places in masks])
-    flat = [bound for some in bounds for bound in some]
-    nats = image_nats(loaded, [bound.asked for bound in flat], [bound.answer for bound in flat])
-    true, shuffled = (nats * [bound.scale for bound in flat]).reshape(-1, 2, 2).mean(axis=2).T
-    codes = np.stack([episode.frames[at] for (_, episode), at in zip(chosen, last, strict=True)])
-    before = np.stack([episode.frames[at - 1] for (_, episode), at in zip(chosen, last, strict=True)])
-    pictures = np.stack([real.frames[at] for (real, _), at in zip(chosen, last, strict=True)])
-    return Likelihoods(true, shuffled, codes != before, codes, pictures)
+        other = chosen[following][1].actions[last[following] - 1]
+        asked.append(Asked(real, episode, at, max(0, at - frames + 1), masks, other))
+    return asked
+
+
+def frame_nats(loaded: LoadedRun, asked: Sequence[Asked], exchanged: Sequence[Collection[int]]) -> np.ndarray:
+    """float64 [exchanged, n]: bounds of -log p of each frame where the actions that led to it of these agents are those
+    of another episode, and all else is real."""
+    entry, bundle = world_entry(loaded), loaded.bundle
+    bounds: list[Bound] = []
+    for one in asked:
+        for agents in exchanged:
+            actions = one.episode.actions.copy()
+            for agent in agents:
+                by_agent(actions)[one.at - 1, agent] = np.atleast_1d(one.other)[agent]
+            episode, frames = replace(one.episode, actions=actions), one.at - one.first + 1
+            whole = window(bundle.builder, episode, one.first, frames, has_sink=entry.sink)
+            bounds += [hide_last(whole, places, bundle.vocabulary) for places in one.masks]
+    nats = image_nats(loaded, [bound.asked for bound in bounds], [bound.answer for bound in bounds])
+    return (nats * [bound.scale for bound in bounds]).reshape(len(asked), len(exchanged), -1).mean(axis=2).T
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.image_metrics import squared_errors
@@ -20,9 +21,9 @@ MOST_EPISODES = 50
 
 
 def roll_other_actions(loaded: LoadedRun, held_out: HeldOut) -> dict[str, np.ndarray]:
-    """Episode key -> uint8 [4, height, width, 3]: its rollout when at every step another action is taken, drawn evenly
-    from those that were not. Of the first 50 episodes that go on for 4 steps; fewer steps where none goes on so long or
-    `evaluation.horizons` end before."""
+    """Episode key -> uint8 [4, height, width, 3]: its rollout when at every step another action is taken, by each of
+    several agents, drawn evenly from those that were not. Of the first 50 episodes that go on for 4 steps; fewer steps
+    where none goes on so long or `evaluation.horizons` end before."""
     longest = max(episode.num_frames for episode in held_out.tokens) - CONTEXT_FRAMES
     steps = min(DELTA_STEPS[-1], longest, max(loaded.config.evaluation.horizons))
     chosen = [
@@ -36,8 +37,9 @@ def roll_other_actions(loaded: LoadedRun, held_out: HeldOut) -> dict[str, np.nda
     for real, tokens in chosen:
         true = actions_from_start(tokens, steps)
         possible = loaded.bundle.alternatives(real.num_actions)
-        away = keyed_generator("evaluate other actions", real.key).integers(1, len(possible), size=steps)
-        actions.append(possible.start + (true - possible.start + away) % len(possible))
+        away = keyed_generator("evaluate other actions", real.key).integers(1, len(possible), size=true.shape)
+        other = possible.start + (true - possible.start + away) % len(possible)
+        actions.append(np.where(true == UNKNOWN_ACTION, true, other))
     rolled = roll_out(loaded, [start_of(tokens) for _, tokens in chosen], np.stack(actions))
     codes = np.concatenate([world.frames[CONTEXT_FRAMES:] for world in rolled])
     pictures = np.split(loaded.bundle.image.decode(codes), len(chosen))

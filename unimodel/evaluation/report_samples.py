@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.branches import Branching, branching_state
 from unimodel.evaluation.held_out import HeldOut
@@ -99,7 +100,7 @@ def rollouts(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) 
     for number, world in zip(chosen, rolled, strict=True):
         episode, codes = held_out.episodes[number], held_out.tokens[number].frames
         decoded = loaded.bundle.image.decode(world.frames)
-        names = [action_names[int(action)] for action in world.actions]
+        names = [action_label(action, action_names) for action in world.actions]
         columns = tuple("start" if i == 0 else names[i - 1] for i in range(len(decoded)))
         real = tuple(picture(episode.frames[i], f"Real frame {i} after {columns[i]}") for i in range(len(decoded)))
         made = tuple(
@@ -108,6 +109,12 @@ def rollouts(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[str]) 
         )
         films.append(Film(f"{episode.key}: {episode.mission}", columns, real, made, CONTEXT_FRAMES))
     return films
+
+
+def action_label(action: np.ndarray, names: Sequence[str]) -> str:
+    """The name of an action, or those of several agents' actions."""
+    each = [int(one) for one in np.atleast_1d(action)]
+    return " + ".join("absent" if one == UNKNOWN_ACTION else names[one] for one in each)
 
 
 def _rollout_picture(frame: np.ndarray, number: int, action: str, same: int, size: int) -> Picture:
@@ -120,7 +127,7 @@ def counterfactual(loaded: LoadedRun, held_out: HeldOut, action_names: Sequence[
     """One real state, and the next frame of every action: the world's and the model's."""
     number, state = _branching_state(loaded, held_out)
     episode, real, classes = held_out.episodes[number], state.frames, state.classes
-    names = tuple(action_names[int(token)] for token in state.told)
+    names = tuple(action_label(token, action_names) for token in state.told)
     stepped = roll_out(loaded, [state.world] * len(real), state.told[:, None])
     decoded = loaded.bundle.image.decode(np.stack([world.frames[-1] for world in stepped]))
     made = []

@@ -104,14 +104,14 @@ def start_of(episode: TokenisedEpisode) -> WorldState:
 
 
 def actions_from_start(episode: TokenisedEpisode, most: int) -> np.ndarray:
-    """int [n]: the actions that came next, at most so many."""
+    """int [n], or [n, agents]: the actions that came next, at most so many."""
     return episode.actions[CONTEXT_FRAMES - 1 : CONTEXT_FRAMES - 1 + most]
 
 
 def step_worlds(
     worlds: Worlds, states: Sequence[WorldState], actions: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[Outcomes]]:
-    """Each state after each of its actions [n]: codes [n, rows, columns], and the outcomes expected with them."""
+    """Each state after each of its actions [n] or [n, agents]: codes [n, rows, columns], and the outcomes expected."""
     order = sorted(range(len(states)), key=lambda i: -len(actions[i]))  # worlds of a batch end at about the same step
     frames: dict[int, list[np.ndarray]] = {i: [] for i in order}
     told: dict[int, list[tuple[float, float]]] = {i: [] for i in order}
@@ -121,7 +121,7 @@ def step_worlds(
         for step in range(len(actions[some[0]])):
             some = [i for i in some if step < len(actions[i])]
             here = [slots[i] for i in some]
-            codes = worlds.step(here, [int(actions[i][step]) for i in some])
+            codes = worlds.step(here, [actions[i][step].tolist() for i in some])
             outcome = worlds.outcomes(here)
             for row, i in enumerate(some):
                 frames[i].append(codes[row])

@@ -47,5 +47,5 @@ def corrupt(
 
 
 def added_tokens(config: ObjectiveConfig, steps: int, step_tokens: int) -> int:
-    """By how many tokens `corrupt` makes a window of `steps` steps longer; a step is an action and a frame."""
+    """By how many tokens `corrupt` makes a window of `steps` steps longer; a step is its actions and a frame."""
     return steps * step_tokens if isinstance(config, TeacherForcingConfig) else 0

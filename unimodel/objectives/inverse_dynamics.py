@@ -1,4 +1,4 @@
-"""Inverse dynamics: every action of an episode is hidden and must be told from the frames around it.
+"""Inverse dynamics: every action of an episode, of all agents, is hidden and must be told from the frames around it.
 
 An action stands in the block of the frame it led to, so it sees that frame and everything before, as when the model
 steps a world. In most worlds an action is one token among a hundred and is learnt only when it is asked for alone, and
@@ -41,9 +41,10 @@ def hide_actions(
 
 
 def _changed_places(sequence: TokenSequence) -> np.ndarray:
-    """[n] the action at frame tokens that differ from the same place one frame earlier, NO_TARGET elsewhere."""
+    """[n] the action at frame tokens that differ from the same place one frame earlier, NO_TARGET elsewhere; also where
+    several agents acted, of whom any may have changed the place."""
     asked = sequence.layout.no_target.copy()
     for before, after, actions in steps_between(sequence.layout):
-        if actions:
+        if len(actions) == 1:
             asked[after][sequence.ids[before] != sequence.ids[after]] = sequence.ids[actions[-1]]
     return asked

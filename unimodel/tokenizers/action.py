@@ -30,11 +30,11 @@ def agent_answers(
     """What an agent did at the moments of an episode from `start` on, int codes, and what it got from then on, bins of
     sum_i discount^i reward_(t + i); each as far as it is known.
 
-    `actions`, `rewards` and `done` [T] are those of the episode. What came after it was cut off nobody knows: its last
-    moment has no value, and the values before count what came until then.
+    `actions` ([T] or [T, agents]), `rewards` and `done` [T] are those of the episode. What came after it was cut off
+    nobody knows: its last moment has no value, and the values before count what came until then.
     """
     nothing = np.zeros(0, dtype=np.int64)
-    is_known = len(actions) > 0 and int(actions[0]) != UNKNOWN_ACTION
+    is_known = actions.ndim == 2 or (len(actions) > 0 and int(actions[0]) != UNKNOWN_ACTION)
     if len(rewards) == 0 or np.isnan(rewards[0]):
         return (actions[start:] if is_known else nothing), nothing
     values = np.zeros(len(rewards) - start + 1)
@@ -42,6 +42,11 @@ def agent_answers(
         values[-back] = reward + discount * values[1 - back]
     codes = reward_codes(values if done[-1] else values[:-1])
     return (actions[start:] if is_known else nothing), codes
+
+
+def by_agent(actions: np.ndarray) -> np.ndarray:
+    """[T] of one agent, or [T, agents], as [T, agents]."""
+    return actions if actions.ndim == 2 else actions[:, None]
 
 
 _EDGES = reward_values(np.arange(REWARD_BINS - 1) + 0.5)

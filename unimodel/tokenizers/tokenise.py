@@ -64,10 +64,10 @@ def tokenise_sample(sample: Sample, bundle: TokenizerBundle) -> TokenisedEpisode
 
 
 def action_codes(sample: Sample, bundle: TokenizerBundle) -> np.ndarray:
-    """int64 [frames - 1] what was done, or what is inferred where the run has latent actions and nobody knows, or they
-    replace those that are known."""
+    """int64 [frames - 1] (or [frames - 1, agents]) what was done, or what is inferred where the run has latent actions
+    and nobody knows, or they replace those that are known: one action for all agents."""
     latent = bundle.latent_action
-    is_known = not len(sample.actions) or int(sample.actions[0]) != UNKNOWN_ACTION
+    is_known = sample.actions.ndim == 2 or not len(sample.actions) or int(sample.actions[0]) != UNKNOWN_ACTION
     if latent is None or not sample.frames.size or (is_known and not latent.config.replace_known):
         return sample.actions
     return bundle.first_latent_action + latent.codes(sample.frames)

@@ -36,15 +36,16 @@ def encode_tokenised(episode: TokenisedEpisode) -> dict[str, bytes]:
     """One flat array: how long each of ARRAYS is, then all of them, one after another; uint16 where that holds them.
 
     A member for each would cost a reader more than everything else that it does for a sample. Rewards are the bits of
-    float32 values, captions are concatenated, actions count from 1 with 0 for the unknown. Events and poses, if
-    there are any, stand behind all of that: how many events, the step of each, the length of each, and their ids; then
-    how many numbers a pose has, and the bits of all of them.
+    float32 values, captions are concatenated, actions count from 1 with 0 for the unknown. The number of agents, where
+    there are several, stands behind the grid, and their actions step by step. Events and poses, if there are any, stand
+    behind all of that: how many events, the step of each, the length of each, and their ids; then how many numbers a
+    pose has, and the bits of all of them.
     """
     arrays = {
-        "grid": np.array([*episode.frames.shape, episode.audio.shape[1]]),
+        "grid": np.array([*episode.frames.shape, episode.audio.shape[1], *episode.actions.shape[1:]]),
         "frames": episode.frames.ravel(),
         "audio": episode.audio.ravel(),
-        "actions": episode.actions - UNKNOWN_ACTION,
+        "actions": (episode.actions - UNKNOWN_ACTION).ravel(),
         "done": episode.done,
         "mission": episode.mission,
         "caption_lengths": np.array([len(caption) for caption in episode.captions]),
@@ -73,6 +74,7 @@ def tokenised_lengths(episode: TokenisedEpisode) -> Lengths:
         "outcome": 2 * int(not np.isnan(episode.rewards).any()),
         "mission": len(episode.mission),
         "captions": [len(caption) for caption in episode.captions],
+        **({"agents": episode.actions.shape[1]} if episode.actions.ndim == 2 else {}),
         **({"event_steps": [step for step, _ in events], "events": [length for _, length in events]} if events else {}),
     }
 
@@ -81,8 +83,9 @@ def read_shape(reader: ShardReader, number: int) -> EpisodeShape:
     """The shape of sample `number`, from the index. Raises ValueError when the shards are not tokenised ones."""
     names = ("frames", "grid", "audio", "outcome", "mission", "captions")
     (frames,), (rows, columns), (audio,), (outcome,), (mission,), captions = reader.lengths(number, *names)
-    event_steps, events = reader.optional_lengths(number, "event_steps", "events")
-    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions, event_steps, events)
+    event_steps, events, agents = reader.optional_lengths(number, "event_steps", "events", "agents")
+    num_agents = agents[0] if agents else 1
+    return EpisodeShape(frames, rows, columns, audio, outcome, mission, captions, event_steps, events, num_agents)
 
 
 def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
@@ -90,7 +93,8 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
     try:
         arrays, rest = _arrays(fields[FIELD])
         grid, frames, audio, actions, rewards, done, mission, caption_lengths, captions = arrays
-        num_frames, rows, columns, codes = grid.tolist()
+        num_frames, rows, columns, codes, *agents = grid.tolist()
+        actions = actions.astype(np.int64).reshape(-1, *agents) + UNKNOWN_ACTION
         rewards = rewards.view(np.float32)
         events, rest = _decode_events(rest, num_frames - 1)
         bounds = list(accumulate(caption_lengths.tolist(), initial=0))
@@ -106,7 +110,7 @@ def decode_tokenised(key: str, fields: dict[str, bytes]) -> TokenisedEpisode:
             key=key,
             frames=frames.reshape(num_frames, rows, columns),
             audio=audio.reshape(num_frames, codes),
-            actions=actions.astype(np.int64) + UNKNOWN_ACTION,
+            actions=actions,
             rewards=rewards,
             done=done,
             mission=mission,

@@ -3,7 +3,8 @@
 Every sample is an episode, a row of moments: a picture with its caption is one of one moment, a film one whose actions
 nobody knows, a text one with nothing to see or hear. A frame is always `<|image|>` and its codes, the sound of a moment
 `<|audio|>` and its codes. In episodes the action that led to a moment stands in front of it (the first has
-`<|no_action|>`, as has any whose action is unknown) and the reward and done flag that came with it follow:
+`<|no_action|>`, as has any whose action is unknown) and the reward and done flag that came with it follow. Of several
+agents the actions stand there one after another, `<|no_action|>` for one that is not there:
 
     clip            ruler | bos caption eos | frame | (action, frame) ...                everything is a target
     text_to_image   ruler | bos caption eos | frame                                      the frame is the target
@@ -16,7 +17,8 @@ nobody knows, a text one with nothing to see or hear. A frame is always `<|image
 An `interaction` may begin with the episode's first frame, as a sink, where its own first frame is a later one:
 `ruler | bos mission eos | <|no_action|> first frame | <|no_action|> frame | ...`. And it may ask an agent at the end of
 every moment what it does next and what it will get from then on, in two tokens that read everything and that nothing
-reads. An event is `bos event eos` in front of the action of its step.
+reads; several are asked what each does and what all will get. An event is `bos event eos` in front of the action of its
+step.
 
 In `clip` and `interaction` "frame" is the picture, the sound, or one after the other, as the sample has them; rewards
 and done flags are left out where they are not known.
@@ -36,14 +38,13 @@ import numpy as np
 from data_pipelines.sources.sample import NO_POSES, UNKNOWN_ACTION
 from unimodel.batch import TokenSequence
 from unimodel.config import SequenceKind
-from unimodel.layout import KNOWN_LAYOUTS, Layout, Role, Span
-from unimodel.tokenizers.action import agent_answers, reward_codes
+from unimodel.layout import KNOWN_LAYOUTS, Layout, Role
+from unimodel.tokenizers.action import agent_answers, by_agent, reward_codes
+from unimodel.tokenizers.parts import Parts
 from unimodel.vocabulary import Modality, Vocabulary
 
 SINK_TIME = -1
 """Of the first frame of an episode in front of a window that begins later."""
-AGENT_TOKENS = 2
-"""Questions to an agent at the end of a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ class TokenisedEpisode:
     audio: np.ndarray
     """int [T + 1, codes] of the sound that came with every frame; no codes when there is nothing to hear."""
     actions: np.ndarray
-    """int [T]; all of them UNKNOWN_ACTION where nobody knows."""
+    """int [T]; all of them UNKNOWN_ACTION where nobody knows. Of several agents [T, agents], UNKNOWN_ACTION for one
+    that is not there."""
     rewards: np.ndarray
-    """float [T]; all of them nan where rewards and done flags are not known."""
+    """float [T], of all agents together; all of them nan where rewards and done flags are not known."""
     done: np.ndarray
     """bool [T]."""
     mission: np.ndarray
@@ -92,12 +94,18 @@ class EpisodeShape:
     caption_tokens: Sequence[int]
     event_steps: Sequence[int] = ()
     event_tokens: Sequence[int] = ()
+    num_agents: int = 1
 
     @property
     def frame_tokens(self) -> int:
         """Picture, sound and their delimiters."""
         picture = self.rows * self.columns
         return (picture + 1 if picture else 0) + (self.audio_tokens + 1 if self.audio_tokens else 0)
+
+    @property
+    def step_tokens(self) -> int:
+        """Of actions and the frame that they led to."""
+        return self.num_agents + self.frame_tokens
 
     def steps(self, start: int, most: int) -> int:
         """Steps in a window of at most `most` frames from frame `start` on."""
@@ -133,13 +141,13 @@ def sequence_length(
         raise ValueError(f"it has neither pictures nor sound, which {kind} needs")
     steps = shape.steps(start, most)
     if kind == "clip":
-        return ruler + 2 + caption + shape.frame_tokens + steps * (1 + shape.frame_tokens)
+        return ruler + 2 + caption + shape.frame_tokens + steps * shape.step_tokens
     first = ruler + 2 + shape.mission_tokens + 1 + shape.frame_tokens
     events = zip(shape.event_steps, shape.event_tokens, strict=True)
     told = sum(2 + tokens for step, tokens in events if start <= step < start + steps)
     sink = 1 + shape.frame_tokens if has_sink and start else 0
-    agent = (steps + 1) * AGENT_TOKENS if asks_agent else 0
-    return first + sink + steps * (1 + shape.frame_tokens + shape.outcome_tokens) + told + agent
+    agent = (steps + 1) * (shape.num_agents + 1) if asks_agent else 0
+    return first + sink + steps * (shape.step_tokens + shape.outcome_tokens) + told + agent
 
 
 def first_place(kind: SequenceKind, num_frames: int, text_tokens: int, most: int, choice: int) -> int:
@@ -220,14 +228,14 @@ class SequenceBuilder:
 
     def text_to_audio(self, caption: np.ndarray, codes: np.ndarray, key: str) -> TokenSequence:
         """A caption as the prompt of a sound [codes]."""
-        parts = _Parts()
+        parts = Parts()
         self._text(parts, caption, Role.CONDITION)
         self._audio(parts, codes, Role.TARGET)
         return self._sequence(f"{key}/text_to_audio", parts)
 
     def audio_to_text(self, codes: np.ndarray, caption: np.ndarray, key: str) -> TokenSequence:
         """A sound [codes] as the prompt of its caption."""
-        parts = _Parts()
+        parts = Parts()
         self._audio(parts, codes, Role.CONDITION)
         self._text(parts, caption, Role.TARGET)
         return self._sequence(f"{key}/audio_to_text", parts)
@@ -265,23 +273,23 @@ class SequenceBuilder:
                 parts.add(window.rewards[step], Modality.REWARD, Role.TARGET, time)
                 parts.add(window.done[step], Modality.DONE, Role.TARGET, time)
             if answers is not None:
-                self._ask(parts, answers, time)
+                self._ask(parts, by_agent(answers[0]), answers[1], time)
         return self._sequence(f"{episode.key}/interaction/{start}", parts)
 
     def text(self, ids: np.ndarray, start: int, tokens: int, key: str) -> TokenSequence:
         """bos and up to `tokens` tokens of a text from its token `start` on; eos is its last."""
-        parts = _Parts()
+        parts = Parts()
         parts.add(self._bos, Modality.TEXT, Role.STRUCTURE)
         whole = np.concatenate((ids, self._eos))
         parts.add(whole[start : start + tokens], Modality.TEXT, Role.TARGET)
         return self._sequence(f"{key}/text/{start}", parts)
 
-    def _sequence(self, key: str, parts: _Parts) -> TokenSequence:
+    def _sequence(self, key: str, parts: Parts) -> TokenSequence:
         """Codes become ids in one go: a call for every part would cost more than what it adds.
 
         Raises ValueError for a code outside its modality's range.
         """
-        layout = _layout(tuple(parts.pieces))
+        layout = parts.layout()
         codes = np.concatenate(parts.codes, dtype=np.int64)
         starts, sizes = _ranges(self.vocabulary, layout)
         # Read without its sign, a negative code is a huge one: one look finds both kinds of wrong ones.
@@ -291,50 +299,58 @@ class SequenceBuilder:
             self.vocabulary.ids(Modality(layout.modality[place]), codes[place : place + 1])  # says what is wrong
         return TokenSequence(key, codes + starts, layout)
 
-    def _ruler(self, codes: np.ndarray) -> _Parts:
+    def _ruler(self, codes: np.ndarray) -> Parts:
         """Starts a sequence with the coordinates that pictures [rows, columns] need."""
-        parts = _Parts()
+        parts = Parts()
         if codes.size:
             ruler = self.vocabulary.codes(Modality.SPECIAL, self.vocabulary.ruler(max(codes.shape)))
             parts.add(ruler, Modality.SPECIAL, Role.STRUCTURE, ruler=True)
         return parts
 
-    def _text(self, parts: _Parts, ids: np.ndarray, role: Role, time: int = 0) -> None:
+    def _text(self, parts: Parts, ids: np.ndarray, role: Role, time: int = 0) -> None:
         parts.add(self._bos, Modality.TEXT, Role.STRUCTURE, time)
         parts.add(np.concatenate((ids, self._eos)), Modality.TEXT, role, time)
 
-    def _moment(self, parts: _Parts, window: _Window, time: int, role: Role) -> None:
+    def _moment(self, parts: Parts, window: _Window, time: int, role: Role) -> None:
         """What there is to see and to hear."""
         if window.frames.size:
             self._frame(parts, window.frames[time], role, time)
         if window.audio.size:
             self._audio(parts, window.audio[time], role, time)
 
-    def _frame(self, parts: _Parts, picture: np.ndarray, role: Role, time: int = 0) -> None:
+    def _frame(self, parts: Parts, picture: np.ndarray, role: Role, time: int = 0) -> None:
         """A picture [rows, columns]."""
         rows, columns = picture.shape
         parts.add(self._image_start, Modality.SPECIAL, Role.STRUCTURE, time)
         parts.add(picture.ravel(), Modality.IMAGE, role, time, (rows, columns))
 
-    def _audio(self, parts: _Parts, sound: np.ndarray, role: Role, time: int = 0) -> None:
+    def _audio(self, parts: Parts, sound: np.ndarray, role: Role, time: int = 0) -> None:
         """A sound [codes]."""
         parts.add(self._audio_start, Modality.SPECIAL, Role.STRUCTURE, time)
         parts.add(sound, Modality.AUDIO, role, time)
 
-    def _action(self, parts: _Parts, window: _Window, time: int) -> None:
-        if window.has_actions:
-            parts.add(window.actions[time - 1 : time], Modality.ACTION, Role.TARGET, time)
-        else:
-            parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, time, missing=True)
-
-    def _ask(self, parts: _Parts, answers: tuple[np.ndarray, np.ndarray], time: int) -> None:
-        """What to do next and what there is to get; the question itself stands where nobody knows."""
-        questions = ((Modality.ACTION, self._agent), (Modality.REWARD, self._value))
-        for (modality, question), known in zip(questions, answers, strict=True):
-            if time < len(known):
-                parts.add(known[time : time + 1], modality, Role.AGENT, time)
+    def _action(self, parts: Parts, window: _Window, time: int) -> None:
+        """Of every agent."""
+        step = window.actions[time - 1]
+        for agent, known in enumerate(window.is_known[time - 1]):
+            if known:
+                parts.add(step[agent : agent + 1], Modality.ACTION, Role.TARGET, time, agent=agent)
             else:
-                parts.add(question, Modality.SPECIAL, Role.AGENT, time)
+                parts.add(self._no_action, Modality.SPECIAL, Role.STRUCTURE, time, missing=True, agent=agent)
+
+    def _ask(self, parts: Parts, actions: np.ndarray, values: np.ndarray, time: int) -> None:
+        """What each agent [moments, agents] does next and what there is to get; the question itself stands where nobody
+        knows."""
+        for agent in range(actions.shape[1]):
+            if time < len(actions) and actions[time, agent] != UNKNOWN_ACTION:
+                answer = actions[time, agent : agent + 1]
+                parts.add(answer, Modality.ACTION, Role.AGENT, time, agent=agent)
+            else:
+                parts.add(self._agent, Modality.SPECIAL, Role.AGENT, time, agent=agent)
+        if time < len(values):
+            parts.add(values[time : time + 1], Modality.REWARD, Role.AGENT, time)
+        else:
+            parts.add(self._value, Modality.SPECIAL, Role.AGENT, time)
 
 
 class _Window:
@@ -344,52 +360,16 @@ class _Window:
         self.num_frames = min(start + most, episode.num_frames) - start
         moments, steps = slice(start, start + self.num_frames), slice(start, start + self.num_frames - 1)
         rewards = episode.rewards[steps]
-        self.has_actions = self.num_frames > 1 and int(episode.actions[start]) != UNKNOWN_ACTION
         self.has_outcomes = self.num_frames > 1 and not math.isnan(rewards[0])
         self.frames, self.audio = episode.frames[moments], episode.audio[moments]
-        self.actions, self.done = episode.actions[steps], episode.done[steps]
+        self.actions, self.done = by_agent(episode.actions[steps]), episode.done[steps]
+        self.is_known: list[list[bool]] = (self.actions != UNKNOWN_ACTION).tolist()
         self.rewards = reward_codes(rewards) if self.has_outcomes else rewards
         self._start, self._events = start, episode.events
 
     def events(self, time: int) -> list[np.ndarray]:
         """Ids of what happened before the action that led to frame `time` of the window."""
         return [ids for step, ids in self._events if step == self._start + time - 1]
-
-
-class _Parts:
-    """Grows the codes and spans of one sequence."""
-
-    def __init__(self) -> None:
-        self.codes: list[np.ndarray] = []
-        self.pieces: list[_Piece] = []
-
-    def add(
-        self,
-        codes: np.ndarray,
-        modality: Modality,
-        role: Role,
-        time: int = 0,
-        grid: tuple[int, int] | None = None,
-        *,
-        ruler: bool = False,
-        missing: bool = False,
-    ) -> None:
-        """`codes` [n] of one modality, each from 0."""
-        self.codes.append(codes)
-        self.pieces.append((len(codes), modality, role, time, grid, ruler, missing))
-
-
-_Piece = tuple[int, Modality, Role, int, tuple[int, int] | None, bool, bool]
-"""A span by its length instead of its place."""
-
-
-@lru_cache(maxsize=KNOWN_LAYOUTS)
-def _layout(pieces: tuple[_Piece, ...]) -> Layout:
-    spans, start = [], 0
-    for length, modality, role, time, grid, ruler, missing in pieces:
-        spans.append(Span(start, start + length, modality, role, time, grid, ruler, missing))
-        start += length
-    return Layout(spans)
 
 
 @lru_cache(maxsize=KNOWN_LAYOUTS)

@@ -61,7 +61,7 @@ class StageData:
                 f"stage {self._stage_name}: sample {key} of source '{entry.source}': {error}; take another sequence"
             ) from None
         objective, steps = self._stage.objectives[entry.objective], shape.steps(start, entry.most)
-        return length + added_tokens(objective, steps, 1 + shape.frame_tokens)
+        return length + added_tokens(objective, steps, shape.step_tokens)
 
     def build(self, placed: Placed) -> CorruptedSequence | BadSample:
         """The sequence of a draw, or what is wrong with its sample."""

@@ -65,25 +65,28 @@ class Agent:
         return weights[actions.start : actions.stop], weights[rewards.start : rewards.stop]
 
     def probabilities(self, states: Sequence[WorldState]) -> np.ndarray:
-        """float64 [states, actions]: how likely the recorded players were to take each action next."""
-        features, weights = self.features(states)[:, 0], self.head_weights[0]
-        return (features @ weights.T).double().softmax(dim=-1).cpu().numpy()
+        """float64 [states, actions], of several agents [states, agents, actions]: how likely the recorded players were
+        to take each action next."""
+        features, weights = self.features(states)[:, :-1], self.head_weights[0]
+        chances = (features @ weights.T).double().softmax(dim=-1).cpu().numpy()
+        return chances if states[0].actions.ndim == 2 else chances[:, 0]
 
     def values(self, states: Sequence[WorldState]) -> np.ndarray:
-        """float64 [states]: the discounted rewards that they got from there on, expected."""
-        return bin_values(self.features(states)[:, 1] @ self.head_weights[1].T).cpu().numpy()
+        """float64 [states]: the discounted rewards that they got from there on, all together, expected."""
+        return bin_values(self.features(states)[:, -1] @ self.head_weights[1].T).cpu().numpy()
 
     @torch.no_grad()
     def features(self, states: Sequence[WorldState]) -> Tensor:
-        """[states, 2, dim] last hidden states of the questions what to do next and what there is to get."""
-        parts = []
+        """[states, agents + 1, dim] last hidden states of the questions what to do next, for each agent, and what there
+        is to get. The states are of worlds of equally many agents."""
+        parts, questions = [], states[0].num_agents + 1
         for start in range(0, len(states), STATES_AT_ONCE):
             asked = [self._ask(state) for state in states[start : start + STATES_AT_ONCE]]
             length = -(-max(map(len, asked)) // 8) * 8
             batch = pack([[one] for one in asked], length, self._bundle.pad_id)
             hidden = self._backbone.hidden(batch.to(next(self._backbone.parameters()).device))
             stops = torch.tensor([len(one) for one in asked], device=hidden.device)
-            places = torch.stack([stops - 2, stops - 1], dim=1)
+            places = stops[:, None] - torch.arange(questions, 0, -1, device=hidden.device)
             parts.append(hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2])))
         return torch.cat(parts)
 
@@ -98,7 +101,8 @@ class Agent:
             has_outcomes=self._has_outcomes,
             asks_agent=True,
         )
-        assert [span.role for span in sequence.spans[-2:]] == [Role.AGENT, Role.AGENT]
+        questions = sequence.spans[-state.num_agents - 1 :]
+        assert all(span.role is Role.AGENT for span in questions) and len({span.time for span in questions}) == 1
         world = replace(read_only(sequence), input_ids=ids)
         return ask_agent(world, sequence, self._bundle.vocabulary, self._config, 0)
 

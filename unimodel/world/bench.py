@@ -46,10 +46,10 @@ class StepTimes:
 
 def time_steps(worlds: Worlds, slots: Sequence[int], num_actions: int, frames: int, passes: int) -> StepTimes:
     """Steps open worlds `frames` times with random actions. A few steps before are not counted."""
-    rng = np.random.default_rng(0)
+    rng, of_each = np.random.default_rng(0), worlds.state(slots[0]).actions.shape[1:]
     times: list[tuple[bool, float]] = []
     for _ in range(WARM_UP_STEPS + frames):
-        actions = rng.integers(num_actions, size=len(slots)).tolist()
+        actions = rng.integers(num_actions, size=(len(slots), *of_each)).tolist()
         moved = any(worlds.is_unread(slot) for slot in slots)
         seconds = _seconds(lambda actions=actions: worlds.step(slots, actions, passes))
         times.append((moved, seconds))

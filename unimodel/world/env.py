@@ -5,7 +5,8 @@
     envs = gymnasium.make_vec("unimodel/World-v0", num_envs=16, run="runs/demo")
 
 An episode begins where a recorded one does, which its seed chooses. The reward is the expected one, 0 where any reward
-is unlikely; the episode terminates when the model gives the end more than a half.
+is unlikely; the episode terminates when the model gives the end more than a half. In a world of several agents an
+action is one of each, and the reward is that of all together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from data_pipelines.sources.world import Action, plain
 from unimodel.sampling.fill import FillSettings
 from unimodel.training.loaded_run import LoadedRun, load_run
 from unimodel.world.rollout import worlds_of
@@ -92,7 +94,15 @@ class _Episodes:
     def state(self, place: int) -> WorldState:
         return self._worlds.state(self._slots[place])
 
-    def step(self, places: Sequence[int], actions: Sequence[int]) -> _Moments:
+    @property
+    def action_space(self) -> gymnasium.Space:
+        """Of one episode."""
+        state, choices = self._starts[0].state, len(self.action_names)
+        if state.actions.ndim == 1:
+            return gymnasium.spaces.Discrete(choices)
+        return gymnasium.spaces.MultiDiscrete([choices] * state.num_agents)
+
+    def step(self, places: Sequence[int], actions: Sequence[Action]) -> _Moments:
         slots = [self._slots[place] for place in places]
         frames = self._image.decode(self._worlds.step(slots, actions))
         outcome = self._worlds.outcomes(slots)
@@ -102,7 +112,7 @@ class _Episodes:
         return _Moments(frames, rewards, terminated, (steps >= self._max_steps) & ~terminated, outcome.over)
 
 
-class WorldModelEnv(gymnasium.Env[np.ndarray, np.int64]):
+class WorldModelEnv(gymnasium.Env[np.ndarray, Any]):
     """One episode at a time inside the model of a run.
 
     `run` is a folder or one that is loaded already; `settings` are those of DreamSettings. Observations are uint8
@@ -147,11 +157,11 @@ class WorldModelEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._frame, self.mission, self._over = frame, start.mission, False
         return frame.copy(), _about(start)
 
-    def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64 | np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Raises ValueError for an action that does not exist (the episode goes on), ResetNeeded when it is over."""
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over or has not begun: reset the environment")
-        taken = _checked_actions([action], self._episodes.action_names)
+        taken = _checked_actions([action], self.action_space, self._episodes.action_names)
         moment = self._episodes.step([0], taken)
         self._frame = frame = np.array(moment.frames[0])
         terminated, truncated = bool(moment.terminated[0]), bool(moment.truncated[0])
@@ -219,7 +229,8 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
         going = np.flatnonzero(~self._over).tolist()
-        taken = _checked_actions([actions[place] for place in going], self._episodes.action_names)
+        asked = [actions[place] for place in going]
+        taken = _checked_actions(asked, self.single_action_space, self._episodes.action_names)
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), dtype=np.bool_)
         infos: dict[str, Any] = {}
@@ -256,21 +267,24 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return _about(start)
 
 
-def _spaces(episodes: _Episodes) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+def _spaces(episodes: _Episodes) -> tuple[gymnasium.spaces.Box, gymnasium.Space]:
     pictures = gymnasium.spaces.Box(0, 255, episodes.frame_shape, np.uint8)
-    return pictures, gymnasium.spaces.Discrete(len(episodes.action_names))
+    return pictures, episodes.action_space
 
 
 def _about(start: Start) -> dict[str, Any]:
     return {"mission": start.mission, "environment": start.environment, "seed": start.seed}
 
 
-def _checked_actions(actions: Sequence[Any], names: Sequence[str]) -> list[int]:
-    """As ints. Raises ValueError naming the first that does not exist, and those that do."""
+def _checked_actions(actions: Sequence[Any], space: gymnasium.Space, names: Sequence[str]) -> list[Action]:
+    """As plain numbers. Raises ValueError naming the first that does not exist, and those that do."""
     for action in actions:
-        if not gymnasium.spaces.Discrete(len(names)).contains(action):
-            raise ValueError(f"action {action} does not exist; the actions are 0 to {len(names) - 1}: {list(names)}")
-    return [int(action) for action in actions]
+        if not space.contains(action):
+            of_each = "" if isinstance(space, gymnasium.spaces.Discrete) else f"one of each of {space.shape} agents, "
+            raise ValueError(
+                f"action {action} does not exist; the actions are {of_each}0 to {len(names) - 1}: {list(names)}"
+            )
+    return [plain(action) for action in actions]
 
 
 def _check_render_mode(render_mode: str | None) -> None:

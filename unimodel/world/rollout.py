@@ -51,13 +51,23 @@ def require_actions(loaded: LoadedRun) -> None:
         )
 
 
+def require_one_agent(loaded: LoadedRun) -> None:
+    """Raises ValueError for a run whose own episodes have several agents."""
+    agents = read_shape(ShardReader(loaded.run.tokens_of(EPISODES, "train")), 0).num_agents
+    if agents > 1:
+        raise ValueError(
+            f"{loaded.run.path} learnt a world in which {agents} agents act in every step, and this is for one that "
+            "acts alone: step it by `Worlds.step`, which takes an action of each (docs/data.md)"
+        )
+
+
 def has_outcomes(run: RunFolder) -> bool:
     """Whether the run's own episodes tell rewards and ends, as films do not."""
     return read_shape(ShardReader(run.tokens_of(EPISODES, "train")), 0).outcome_tokens > 0
 
 
 def roll_out(loaded: LoadedRun, states: Sequence[WorldState], actions: np.ndarray, seed: int = 0) -> list[WorldState]:
-    """Each state after its row of `actions` [states, steps]; world i draws from `seed` + i."""
+    """Each state after its row of `actions` [states, steps(, agents)]; world i draws from `seed` + i."""
     worlds = worlds_of(loaded)
     rolled: list[WorldState] = []
     for start in range(0, len(states), WORLDS_AT_ONCE):

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
 from data_pipelines.sources.play import Play, Policy
 from data_pipelines.sources.policies import scripted_policy
+from data_pipelines.sources.roles import society_of
+from data_pipelines.sources.world import Action
 from unimodel.run_folder import RunFolder
 from unimodel.training.finished import finished_stages
 
@@ -69,7 +72,7 @@ class RunPlayer:
 
         self._path, self._bundle, self._agent, self._greedy = loaded.run.path, loaded.bundle, Agent(loaded), greedy
 
-    def __call__(self, plays: Sequence[Play]) -> list[int]:
+    def __call__(self, plays: Sequence[Play]) -> list[Action]:
         for play in plays:
             if play.world.num_actions != self._agent.num_actions:
                 raise ValueError(
@@ -78,10 +81,21 @@ class RunPlayer:
                 )
             play.memory = self._seen(play)
         chances = self._agent.probabilities([play.memory for play in plays])
+        if plays[0].world.num_agents == 1:
+            return [self._drawn(play, chance) for play, chance in zip(plays, chances, strict=True)]
+        return [
+            tuple(
+                self._drawn(play, chance) if going else UNKNOWN_ACTION
+                for chance, going in zip(each, society_of(play.world, "run").going, strict=True)
+            )
+            for play, each in zip(plays, chances, strict=True)
+        ]
+
+    def _drawn(self, play: Play, chance: np.ndarray) -> int:
+        """As likely as `chance` [actions] says, or the likeliest."""
         if self._greedy:
-            return chances.argmax(axis=1).tolist()
-        drawn = zip(plays, chances / chances.sum(axis=1, keepdims=True), strict=True)
-        return [int(play.rng.choice(len(chance), p=chance)) for play, chance in drawn]
+            return int(chance.argmax())
+        return int(play.rng.choice(len(chance), p=chance / chance.sum()))
 
     def _seen(self, play: Play) -> WorldState:
         """All of the episode so far; only what is new is encoded."""
@@ -91,7 +105,8 @@ class RunPlayer:
         codes = self._bundle.image.encode(play.moments[-1].frame[None])
         if play.memory is None:
             mission = encode_text(self._bundle.text, play.world.simulator.mission)
-            state = WorldState(mission, codes, np.zeros(0, dtype=np.int64))
+            several = (play.world.num_agents,) if play.world.num_agents > 1 else ()
+            state = WorldState(mission, codes, np.zeros((0, *several), dtype=np.int64))
         else:
             state = play.memory.stepped(play.actions[-1], codes[0])
         told = len(state.events)

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data_pipelines.sources.world import Action
+
 
 @dataclass(frozen=True, slots=True)
 class WorldState:
-    """`frames` [t, rows, columns] codes, the t - 1 actions between them, the `mission` as text ids, and `events`: step
-    and text ids of what happens before the action of that step, in order; those of steps to come may be there."""
+    """`frames` [t, rows, columns] codes, the t - 1 actions between them (of several agents [t - 1, agents],
+    UNKNOWN_ACTION of one that was not there), the `mission` as text ids, and `events`: step and text ids of what
+    happens before the action of that step, in order; those of steps to come may be there."""
 
     mission: np.ndarray
     frames: np.ndarray
@@ -26,9 +29,17 @@ class WorldState:
         events = tuple((step - first, ids) for step, ids in self.events if step >= first)
         return replace(self, frames=self.frames[first:], actions=self.actions[first:], events=events)
 
-    def stepped(self, action: int, frame: np.ndarray) -> WorldState:
-        """One frame later."""
-        frames, actions = np.concatenate([self.frames, frame[None]]), np.append(self.actions, action)
+    @property
+    def num_agents(self) -> int:
+        """Who acts in every step."""
+        return self.actions.shape[1] if self.actions.ndim == 2 else 1
+
+    def stepped(self, action: Action, frame: np.ndarray) -> WorldState:
+        """One frame later. Raises ValueError when it is not an action of each agent."""
+        taken = np.asarray(action, dtype=np.int64)[None]
+        if taken.shape[1:] != self.actions.shape[1:]:
+            raise ValueError(f"this world takes an action of each of {self.num_agents} agents in a step, not {action}")
+        frames, actions = np.concatenate([self.frames, frame[None]]), np.concatenate([self.actions, taken])
         return replace(self, frames=frames, actions=actions)
 
     def recent(self, frames: int) -> WorldState:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.sources.world import Action
 from unimodel.backbone.model import Backbone
 from unimodel.memory.memory import Memory
 from unimodel.memory.state import State
@@ -161,7 +162,7 @@ class Worlds:
         world = self._worlds[slot]
         self._move_on(world)
         # Whatever the next action is, all before it is the same.
-        window = self._next_window(world, 0)
+        window = self._next_window(world, np.zeros(world.state.actions.shape[1:], dtype=np.int64).tolist())
         if world.read < window.block:
             self._read_past([world], [window])
         slots = [self.open(world.state, seed, world.memory) for seed in seeds]
@@ -215,11 +216,12 @@ class Worlds:
         world.state, world.read = replace(world.state, mission=mission), 0
 
     @torch.no_grad()
-    def step(self, slots: Sequence[int], actions: Sequence[int], passes: int | None = None) -> np.ndarray:
-        """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings').
+    def step(self, slots: Sequence[int], actions: Sequence[Action], passes: int | None = None) -> np.ndarray:
+        """The next frame of each slot, int64 codes [slots, rows, columns], after so many passes (else the settings'). A
+        world of several agents takes an action of each, UNKNOWN_ACTION of one that is not there.
 
-        Raises KeyError for a slot that is not open, ValueError for one that is given twice or an action outside the
-        vocabulary.
+        Raises KeyError for a slot that is not open, ValueError for one that is given twice, an action outside the
+        vocabulary or not one of each agent.
         """
         if len(set(slots)) < len(slots):
             raise ValueError(f"a world takes one action at a time, and slots {list(slots)} name one twice")
@@ -286,7 +288,7 @@ class Worlds:
         """Whether the window must move on before it takes another frame."""
         return world.window_frames >= self._window_frames
 
-    def _next_window(self, world: _World, action: int) -> Window:
+    def _next_window(self, world: _World, action: Action) -> Window:
         """The window with one more frame, which nobody knows."""
         state = world.state
         window = self._window(state.stepped(action, state.frames[-1]), world.first)

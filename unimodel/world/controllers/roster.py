@@ -13,7 +13,7 @@ from unimodel.world.controllers.actor_critic import LearntPolicy, load_heads
 from unimodel.world.controllers.controller import Controller, Following, RandomActions
 from unimodel.world.controllers.planner import Planner, PlanSettings
 from unimodel.world.imagination import Branches, Imagination, Table
-from unimodel.world.rollout import worlds_of
+from unimodel.world.rollout import require_one_agent, worlds_of
 
 ControllerName = Literal["cem", "shooting", "pmpo", "bc", "random"]
 
@@ -54,8 +54,9 @@ def build_controllers(
     plan: PlanSettings,
     imagination: ImaginationSettings,
 ) -> dict[str, Controller]:
-    """Raises ValueError when the run's stage cannot step a world, or has no policy and one is needed; FileNotFoundError
-    when none was learnt in imagination."""
+    """Raises ValueError when the run's stage cannot step a world, has no policy and one is needed, or its world has
+    several agents; FileNotFoundError when none was learnt in imagination."""
+    require_one_agent(loaded)
     controllers: dict[str, Controller] = {}
     for name in names:
         match name:
@@ -74,7 +75,8 @@ def build_controllers(
 
 
 def build_imagination(loaded: LoadedRun, num_actions: int, settings: ImaginationSettings) -> Imagination:
-    """Raises ValueError when the run's stage cannot step a world."""
+    """Raises ValueError when the run's stage cannot step a world, or its world has several agents."""
+    require_one_agent(loaded)
     worlds = worlds_of(loaded, FillSettings(settings.passes))
     if settings.memory_frames:
         return Table(worlds, num_actions, settings.memory_frames)

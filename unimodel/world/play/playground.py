@@ -22,6 +22,7 @@ from unimodel.world.play.model_thread import ModelThread
 from unimodel.world.play.pace import Pace
 from unimodel.world.play.protocol import Mode
 from unimodel.world.play.settings import PlaySettings
+from unimodel.world.rollout import require_one_agent
 
 HELD_OUT_SPLITS = ("validation", "test", "train")
 """Where episodes to start from are looked for, in this order."""
@@ -99,9 +100,11 @@ class Playground:
 def open_playground(runs: Sequence[LoadedRun], settings: PlaySettings) -> Playground:
     """A playground of a run, and of a second one to compare it with.
 
-    Raises ValueError when there is nothing to start from or the two do not play the same game.
+    Raises ValueError when there is nothing to start from, the two do not play the same game, or it has several agents.
     """
     first = runs[0]
+    for run in runs:
+        require_one_agent(run)
     starts = _starts(first.config, first.run.path)
     height, width = starts.read(0).frames.shape[1:3]
     dreams = [Dream(run, (height, width), settings.compiled_for) for run in runs]
