@@ -23,7 +23,7 @@ import numpy as np
 
 from data_pipelines.extras import load_extra
 from data_pipelines.sources.episode import UNKNOWN_ACTION
-from data_pipelines.sources.world import Bot, Moment, scaled
+from data_pipelines.sources.world import Bot, Moment, no_view, scaled
 
 PREFIX = "society:"
 
@@ -37,8 +37,10 @@ def action_names(environment: str) -> tuple[str, ...]:
     return tuple(names) if len(names) == number else tuple(f"action_{i}" for i in range(number))
 
 
-def open_simulator(environment: str, seed: int, image_size: int) -> Society:
+def open_simulator(environment: str, seed: int, image_size: int, view_cells: int | None = None) -> Society:
     """The environment, reset with a seed. Raises ValueError for an unknown or unsuitable one."""
+    if view_cells is not None:
+        raise ValueError(no_view(environment, view_cells))
     return Society(environment, seed, image_size)
 
 
@@ -106,6 +108,10 @@ class Society:
         raise ValueError(f"nothing happens in {self.name} because somebody says so: '{text}'")
 
     def bot(self) -> Bot | None:
+        return None
+
+    def free_cells(self) -> None:
+        """No script walks here by itself: agents have roles."""
         return None
 
     def close(self) -> None:
