@@ -29,7 +29,7 @@ def data_record(
 ) -> None:
     """Play episodes in the config's environments and write them as shards."""
     from data_pipelines.sources.recording import Recording
-    from unimodel.config import recordings
+    from unimodel.config_data import recordings
     from unimodel.config_file import load_config, settings_of
     from unimodel.observe.progress import say
 

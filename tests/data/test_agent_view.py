@@ -16,7 +16,7 @@ from data_pipelines.sources import minigrid
 from data_pipelines.sources.episode import decode_episode
 from data_pipelines.sources.families import branch_frames, open_world
 from data_pipelines.sources.recording import record_dataset
-from unimodel.config import RecordingConfig
+from unimodel.config_data import RecordingConfig
 
 DOORS, MEMORY = "BabyAI-UnlockLocal-v0", "MiniGrid-MemoryS13-v0"
 
