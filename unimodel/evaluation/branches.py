@@ -149,8 +149,9 @@ def evaluate_branches(branched: Sequence[Branched], stage: str) -> tuple[list[Ro
         required=HALFWAY,
         interval=way.interval,
     )
-    agents = np.array([one.state.agent for one in branched])
-    return [row], [normalised, *_by_agent(right, tried, agents, stage)], _by_class_count(right, tried)
+    several = branched[0].state.told.ndim == 2
+    by_agent = _by_agent(right, tried, [one.state.agent for one in branched], stage) if several else []
+    return [row], [normalised, *by_agent], _by_class_count(right, tried)
 
 
 def obeyed(one: Branched) -> np.ndarray:
@@ -167,11 +168,11 @@ def way_from_chance(right: np.ndarray, tried: np.ndarray, axis: int = -1) -> np.
     return (right.sum(axis=axis) / total - chance) / (1 - chance)
 
 
-def _by_agent(right: np.ndarray, tried: np.ndarray, agents: np.ndarray, stage: str) -> list[Row]:
-    """Accuracy apart for each agent that tried; none where there is but one."""
+def _by_agent(right: np.ndarray, tried: np.ndarray, agents: Sequence[int], stage: str) -> list[Row]:
+    """Accuracy apart for each agent that tried."""
     rows = []
-    for agent in np.unique(agents).tolist() if agents.any() else []:
-        here = agents == agent
+    for agent in sorted(set(agents)):
+        here = np.array(agents) == agent
         accuracy, questions = over_episodes(ratio, right[here], tried[here]), int(tried[here].sum())
         name, chance = f"{ACCURACY}, agent {agent}", float(here.sum() / questions)
         rows.append(Row(name, stage, accuracy.value, chance, "chance", questions, interval=accuracy.interval))
