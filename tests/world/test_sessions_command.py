@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_run import TinyRun, start
+from tiny_run import TinyRun, start, tiny_run, train_here
 from typer.testing import CliRunner
 
 from unimodel.cli import app
@@ -115,6 +115,31 @@ def test_a_damaged_world_is_listed_as_such(wild_run: TinyRun) -> None:
     with pytest.raises(ValueError, match=r"is damaged: entry 0 .* is not as it was written"):
         world(wild_run, "show", "hurt")
     world(wild_run, "delete", "hurt", "--yes")
+
+
+def test_a_run_with_memories_keeps_its_worlds_and_adopts_those_of_an_earlier_stage(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "stages.interactive.steps=2", "stages.memory.steps=2", stages=("interactive", "memory"))
+    train_here(run.config)
+    for name in ("whole", "parts"):
+        world(run, "create", name)
+    actions = [str(number % 3) for number in range(14)]
+    whole = frames(world(run, "step", "whole", "--actions", ",".join(actions)))
+    parts = [frames(world(run, "step", "parts", "--actions", ",".join(actions[at : at + 5]))) for at in (0, 5, 10)]
+    assert [frame for part in parts for frame in part] == whole
+    opened = world(run, "open", "parts")
+    assert "memory beyond the window has 0 bytes" not in opened
+    assert int(re.findall(r"(\d+) ticks were lived again", opened)[0]) < 14
+    assert re.search(r"memory +[1-9][\d,]+ bytes", world(run, "show", "parts"))
+
+    world(run, "create", "young", "--stage", "interactive")
+    before = frames(world(run, "step", "young", "--actions", "0,1,2", "--stage", "interactive"))
+    with pytest.raises(ValueError, match="is lived by stage 'interactive', step 2 .* Say --adopt"):
+        world(run, "step", "young", "--actions", "0")
+    world(run, "step", "young", "--actions", "0,1", "--adopt")
+    world(run, "step", "young", "--actions", "2")
+    log = [json.loads(line) for line in world(run, "log", "young").splitlines()]
+    assert [line["frame"] for line in log if line["kind"] == "tick"][:3] == before
+    assert [line["lived_by"]["stage"] for line in log if "lived_by" in line] == ["interactive", "memory"]
 
 
 @pytest.mark.slow
