@@ -36,7 +36,9 @@ def worlds_in(backbone: Backbone) -> Worlds:
 
 
 def toy_world(run: Path, name: str = "garden") -> Path:
-    """The folder of a new world."""
+    """The folder of a new world of a run that has nothing else."""
+    run.mkdir(exist_ok=True)
+    RunFolder(run).config_file.touch()
     episode = toy_episode(5, 1, SIDE)
     names = tuple("abcde"[: VOCABULARY.action_size])
     birth = Birth((SIDE, SIDE), "go on", tuple(episode.mission.tolist()), names, 0, "test", "toy", SEED)

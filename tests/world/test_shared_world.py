@@ -38,8 +38,9 @@ def name(wild: LoadedRun) -> Iterator[str]:
     new = f"world-{next(_numbers)}"
     create_world(wild, new)
     yield new
-    if world_folder(wild.run, new).exists():
-        delete_world(wild.run, new)
+    for left in (new, f"{new}-whole"):
+        if world_folder(wild.run, left).exists():
+            delete_world(wild.run, left)
 
 
 def the_past(run: RunFolder, name: str) -> Past:

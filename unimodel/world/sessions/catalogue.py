@@ -155,6 +155,8 @@ def new_world(run: RunFolder, name: str) -> Iterator[Path]:
     folder = world_folder(run, name)
     if folder.exists():
         raise ValueError(f"run {run.path} has a world '{name}' already: choose another name, or delete it")
+    for left in run.worlds.glob(f".{name}.*"):  # by one who was killed
+        shutil.rmtree(left, ignore_errors=True)
     hidden = folder.with_name(f".{name}.{secrets.token_hex(4)}.new")
     try:
         yield hidden

@@ -87,11 +87,10 @@ class LogRead:
             return self.entries
         advice = f"bring {path.parent} back from a copy"
         if self.entries:
-            last = self.entries[-1].deed.tick
-            advice += (
-                f", or go on in a world of its own from what is whole: `unimodel world branch RUN {path.parent.name}"
-            )
-            advice += f" NEW --tick {last}`"
+            whole = ("born", "tick", "rewind")  # after an act alone its tick is not there
+            last = next(entry.deed.tick for entry in reversed(self.entries) if entry.deed.kind in whole)
+            name = path.parent.name
+            advice += f", or go on from what is whole: `unimodel world branch RUN {name} NEW --tick {last}`"
         raise ValueError(f"{path} is damaged: {self.damage}. Nothing was changed; {advice}")
 
 
