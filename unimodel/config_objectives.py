@@ -165,8 +165,11 @@ class AlignmentConfig(Settings):
     group: Annotated[int, Field(ge=2)] = 8
     """Pictures per prompt. One alone has nothing to be compared with."""
     drawing: DrawingConfig = DrawingConfig()
+    likelihood: Literal["masks", "trajectory"] = "masks"
+    """How likely a picture is: under random masks, which all pictures of a prompt and all models share (UniGRPO, LLaDA
+    1.5), or step by step as it was drawn (TraceRL, arXiv 2509.06949)."""
     masks: PositiveInt = 2
-    """Masks per picture and update, their sizes spread evenly. All pictures of a prompt and all models share them."""
+    """Masks per picture and update, their sizes spread evenly; of a trajectory, as many of its passes, chosen anew."""
     updates: PositiveInt = 1
     """Updates from the same pictures, each with other masks."""
     clip: PositiveFloat = 0.2
@@ -179,6 +182,12 @@ class AlignmentConfig(Settings):
     """Nats per token: the stage ends with the first update that begins farther than this from the model before it."""
     violation_cost: Annotated[float, Field(ge=0.0)] = 0.5
     """What a broken law takes from a reward, which is the share of right facts (docs/alignment.md)."""
+
+    @model_validator(mode="after")
+    def _passes_are_there(self) -> AlignmentConfig:
+        if self.likelihood == "trajectory" and self.masks > self.drawing.steps:
+            raise ValueError(f"masks ({self.masks}) of a trajectory are at most drawing.steps ({self.drawing.steps})")
+        return self
 
     @property
     def pictures_per_update(self) -> int:

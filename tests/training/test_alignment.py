@@ -29,6 +29,7 @@ from unimodel.config_objectives import DrawingConfig
 from unimodel.layout import NO_TARGET
 from unimodel.objectives.corruption import corrupt
 from unimodel.training.alignment import Aligner, Scores, best_and_worst
+from unimodel.training.alignment_update import AlignmentUpdate, Pictures
 from unimodel.training.checkpoint import list_checkpoints, stage_checkpoint
 from unimodel.training.drawing import draw_pictures, find_prompts
 from unimodel.training.engine import build_engine, start_process_group
@@ -107,11 +108,11 @@ def test_a_picture_depends_on_its_prompt_alone() -> None:
     for rows in (([1, 2], [3]), ([3, 1], [2]), ([2], [1, 3])):
         prompts = find_prompts(batch_of(*rows), DELIMITERS)
         for micro_rows in (1, 2):
-            ids = draw_pictures(backbone, prompts, DrawingConfig(steps=3), VOCABULARY, micro_rows, (0,))
+            ids, _ = draw_pictures(backbone, prompts, DrawingConfig(steps=3), VOCABULARY, micro_rows, (0,))
             assert all(int(i) in VOCABULARY.range_of(Modality.IMAGE) for i in ids)
             for one in prompts.each:
                 assert drawn.setdefault(one.name, ids[one.places].tolist()) == ids[one.places].tolist()
-    other = draw_pictures(backbone, prompts, DrawingConfig(steps=3), VOCABULARY, 1, (1,))
+    other, _ = draw_pictures(backbone, prompts, DrawingConfig(steps=3), VOCABULARY, 1, (1,))
     assert (other != ids).float().mean() > 0.5, "another seed draws others"
 
 
@@ -122,7 +123,7 @@ def test_codes_are_drawn_as_often_as_the_model_says() -> None:
     with torch.no_grad():
         chances = backbone(prompts.batch)[:, image.start : image.stop].double().softmax(dim=1)
     draws = torch.stack(
-        [draw_pictures(backbone, prompts, DrawingConfig(steps=1), VOCABULARY, 2, (n,)) for n in range(200)]
+        [draw_pictures(backbone, prompts, DrawingConfig(steps=1), VOCABULARY, 2, (n,))[0] for n in range(200)]
     )
     seen = torch.nn.functional.one_hot(draws - image.start, len(image)).double().mean(dim=0)
     # Four standard deviations of a share of 200 draws.
@@ -134,15 +135,16 @@ def test_cold_drawing_takes_the_likeliest() -> None:
     image, cold = VOCABULARY.range_of(Modality.IMAGE), DrawingConfig(steps=1, temperature=1e-6)
     with torch.no_grad():
         best = backbone(prompts.batch)[:, image.start : image.stop].argmax(dim=1) + image.start
-    assert torch.equal(draw_pictures(backbone, prompts, cold, VOCABULARY, 2, (0,)), best)
+    assert torch.equal(draw_pictures(backbone, prompts, cold, VOCABULARY, 2, (0,))[0], best)
 
 
 # --- learning -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("likelihood", ["masks", "trajectory"])
 @pytest.mark.parametrize("settings", [{"kind": "grpo"}, {"kind": "dpo", "preference_scale": 0.3}], ids=["grpo", "dpo"])
-def test_a_toy_reward_rises_and_the_divergence_stays_below_its_bound(settings: dict[str, Any]) -> None:
-    steps = align(stage(**settings, max_kl=1.5), 15)
+def test_a_toy_reward_rises_and_the_divergence_stays_below_its_bound(settings: dict[str, Any], likelihood: str) -> None:
+    steps = align(stage(**settings, likelihood=likelihood, max_kl=1.5), 15)
     rewards, divergences = ([step.figures[name] for step in steps] for name in ("reward", "kl"))
     assert divergences[0] == 0.0, "nothing has moved yet"
     assert len(steps) == 15 and max(divergences) < 1.5
@@ -192,10 +194,31 @@ def test_a_pair_is_the_best_and_the_worst_of_its_group() -> None:
     prompts = find_prompts(batch_of([1, 2], [3]), DELIMITERS)
     drawn = torch.arange(3)[:, None].expand(3, len(prompts.rows))
     rewards = torch.tensor([[0.1, 0.5, 0.2], [0.3, 0.5, 0.9], [0.2, 0.5, 0.0]])
-    pictures = best_and_worst(prompts, drawn, rewards, torch.tensor([True, False, True]))
+    pictures = best_and_worst(prompts, drawn, 10 * drawn, rewards)
     better, worse = ([int(ids[p.places][0]) for p in prompts.each] for ids in pictures.ids)
     assert (better[0], better[2]) == (1, 1) and (worse[0], worse[2]) == (0, 2)
+    assert torch.equal(pictures.kept, 10 * pictures.ids)
     assert pictures.worth.tolist() == [[1.0, 0.0, 1.0], [-1.0, 0.0, -1.0]]
+
+
+def test_a_trajectory_is_read_as_it_was_drawn() -> None:
+    """All of its passes together ask for every token once, in the state in which it was drawn: codes, and so their
+    log-probabilities, are those of the drawing."""
+    drawing = DrawingConfig(steps=3, temperature=1e-6, choice_temperature=0.0)
+    settings = stage(likelihood="trajectory", masks=3, drawing={"steps": 3}).alignment
+    assert settings is not None
+    backbone, prompts = tiny_backbone(), find_prompts(batch_of([1, 2], [3]), DELIMITERS)
+    ids, kept = draw_pictures(backbone, prompts, drawing, VOCABULARY, 2, (0,))
+    assert [int((kept == step).sum()) for step in range(3)] == [6, 9, 12], "cosine: 7 and 4 of 9 are left open"
+    update = AlignmentUpdate(None, backbone, settings, VOCABULARY, prompts, 2)
+    pictures = Pictures(ids[None], kept[None], torch.ones(1, 3))
+    reads = update.draw_reads(pictures, (0,))
+    assert torch.equal(reads.asked.sum(dim=(0, 1)), torch.ones_like(ids))
+    assert torch.allclose(reads.weight.sum(dim=1), torch.full((1, len(ids)), 3 / 9))
+    for one in update._passes(pictures, reads):
+        chances = update._chances(backbone, one)[0]
+        # Drawn at next to no temperature, each token that a pass kept was the likeliest in its state.
+        assert torch.equal(chances.argmax(dim=1), one.code)
 
 
 # --- a whole run ----------------------------------------------------------------------------------------------------

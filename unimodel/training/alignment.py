@@ -69,7 +69,7 @@ class Aligner:
         settings, seed = self._settings, (*self._seed, stage_step)
         prompts = find_prompts(batch, self._delimiters)
         micro_rows = len(batch.input_ids) // self._stage.batch.accumulation
-        drawn = self._draw(prompts, micro_rows, seed)
+        drawn, kept = self._draw(prompts, micro_rows, seed)
         scores = self._score(prompts, drawn)
         rewards = torch.from_numpy(scores.rewards).to(drawn.device)
         tells = reward_spread(rewards) > SAME
@@ -81,9 +81,11 @@ class Aligner:
 
         update = AlignmentUpdate(self._engine, self._reference, settings, self._vocabulary, prompts, micro_rows)
         if settings.kind == "grpo":
-            outcomes = self._climb(update, Pictures(drawn, group_advantages(rewards).float()), seed, num_prompts)
+            pictures = Pictures(drawn, kept, group_advantages(rewards).float())
+            outcomes = self._climb(update, pictures, seed, num_prompts)
         else:
-            outcomes = self._prefer(update, best_and_worst(prompts, drawn, rewards, tells), seed, num_telling)
+            pictures = best_and_worst(prompts, drawn, kept, rewards)
+            outcomes = self._prefer(update, pictures, seed, num_telling)
         count = max(1.0, num_prompts * settings.group)
         figures = {
             "reward": reward / count,
@@ -96,15 +98,16 @@ class Aligner:
         report = self._report(outcomes[-1], int(read), 1 - tokens / places, tuple(told))
         return StepOutcome(report, sum(one.has_moved for one in outcomes), figures, outcomes[-1].is_far)
 
-    def _draw(self, prompts: Prompts, micro_rows: int, seed: tuple[int | str, ...]) -> Tensor:
-        """[group, places] ids."""
+    def _draw(self, prompts: Prompts, micro_rows: int, seed: tuple[int | str, ...]) -> tuple[Tensor, Tensor]:
+        """[group, places] ids, and the pass in which each was kept."""
         pictures = [
             draw_pictures(
                 self._engine, prompts, self._settings.drawing, self._vocabulary, micro_rows, (*seed, "picture", number)
             )
             for number in range(self._settings.group)
         ]
-        return torch.stack(pictures)
+        ids, kept = zip(*pictures, strict=True)
+        return torch.stack(ids), torch.stack(kept)
 
     def _score(self, prompts: Prompts, drawn: Tensor) -> Scores:
         """Each [group, prompts]."""
@@ -118,11 +121,11 @@ class Aligner:
         self, update: AlignmentUpdate, pictures: Pictures, seed: tuple[int | str, ...], num_prompts: float
     ) -> list[Outcome]:
         """Updates by policy gradient, until one does not move the weights."""
-        masks = [update.draw_masks((*seed, number)) for number in range(self._settings.updates)]
+        reads = [update.draw_reads(pictures, (*seed, number)) for number in range(self._settings.updates)]
         # Of the first update, how likely the pictures were is how likely they are.
-        before = [update.log_likelihoods(pictures, some) if number else () for number, some in enumerate(masks)]
+        before = [update.log_likelihoods(pictures, some) if number else () for number, some in enumerate(reads)]
         outcomes: list[Outcome] = []
-        for some, old in zip(masks, before, strict=True):
+        for some, old in zip(reads, before, strict=True):
             outcomes.append(update.climb(pictures, some, old, num_prompts))
             if not outcomes[-1].has_moved:
                 break
@@ -134,7 +137,7 @@ class Aligner:
         """Updates by preference, until one does not move the weights."""
         outcomes: list[Outcome] = []
         for number in range(self._settings.updates):
-            outcomes.append(update.prefer(pictures, update.draw_masks((*seed, number)), num_pairs))
+            outcomes.append(update.prefer(pictures, update.draw_reads(pictures, (*seed, number)), num_pairs))
             if not outcomes[-1].has_moved:
                 break
         return outcomes
@@ -156,10 +159,10 @@ class Aligner:
         )
 
 
-def best_and_worst(prompts: Prompts, drawn: Tensor, rewards: Tensor, tells: Tensor) -> Pictures:
-    """Of `drawn` [group, places] with `rewards` [group, prompts], the best and the worst picture of every prompt; worth
-    nothing where not `tells` (bool [prompts]), because all are alike."""
+def best_and_worst(prompts: Prompts, drawn: Tensor, kept: Tensor, rewards: Tensor) -> Pictures:
+    """Of pictures [group, places] with `rewards` [group, prompts], the best and the worst of every prompt; worth
+    nothing where all are alike."""
     sizes = torch.tensor([prompt.num_tokens for prompt in prompts.each], dtype=torch.long, device=drawn.device)
-    chosen = torch.stack([rewards.argmax(dim=0), rewards.argmin(dim=0)])
-    ids = drawn.gather(0, chosen.repeat_interleave(sizes, dim=1))
-    return Pictures(ids, torch.stack([tells.float(), -tells.float()]))
+    chosen = torch.stack([rewards.argmax(dim=0), rewards.argmin(dim=0)]).repeat_interleave(sizes, dim=1)
+    tells = (reward_spread(rewards) > SAME).float()
+    return Pictures(drawn.gather(0, chosen), kept.gather(0, chosen), torch.stack([tells, -tells]))

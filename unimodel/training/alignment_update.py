@@ -1,7 +1,11 @@
 """One update of an alignment step: pictures, read again under masks, become a loss.
 
-Every picture of every prompt is read once per mask. What a pass adds to the loss is a sum over its hidden tokens, each
-weighing 1 over how many its prompt has hidden, so a sum over passes is a bound of the log-likelihood per token.
+Every picture is read several times, with a part of it hidden. What a pass adds to the loss is a weighted sum over the
+tokens that it asks for, and the mean over passes is a log-likelihood per token, in one of two senses:
+
+    masks        k of n tokens hidden at random: a bound of how likely the picture is, however it came about
+    trajectory   what was hidden in a pass of the drawing, asked for what that pass kept: exactly how likely the codes
+                 were that it drew, where they were drawn (compare TraceRL, arXiv 2509.06949)
 """
 
 from __future__ import annotations
@@ -35,11 +39,28 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What an update learns from: `ids` [pictures, places], and `worth` [pictures, prompts], of grpo the advantage of a
-    picture, of dpo 1 for the better one and -1 for the worse one of every prompt that has both, else 0."""
+    """What an update learns from: `ids` [pictures, places], the pass in which each was `kept`, and `worth` [pictures,
+    prompts], of grpo the advantage of a picture, of dpo 1 for the better one and -1 for the worse one of every prompt
+    that has both, else 0."""
 
     ids: Tensor
+    kept: Tensor
     worth: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """How pictures are read again, each [pictures, reads, places]: what is `hidden` and, of that, `asked` for, and the
+    `weight` of every token that is. The mean over reads of weighted log-probabilities is a log-likelihood per token."""
+
+    hidden: Tensor
+    asked: Tensor
+    weight: Tensor
+
+    @property
+    def count(self) -> int:
+        """Per picture."""
+        return self.hidden.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +82,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Rows read once: a micro-batch of picture number `picture` of every prompt under one mask. `places` [hidden] are
-    those that it hides among the places of all prompts, `code` [hidden] what stands there, `weight` [hidden] 1 over how
-    many their prompt has hidden."""
+    """Rows read once: a micro-batch of picture number `picture` of every prompt. `places` [asked] are those that it
+    asks for among the places of all prompts, `code` [asked] what stands there, `weight` [asked] as in `Reads`."""
 
     batch: PackedBatch
     picture: int
@@ -91,28 +111,38 @@ class AlignmentUpdate:
         self._owner = torch.arange(len(sizes), device=self._device).repeat_interleave(sizes)
         self._sizes = sizes.float()
 
-    def draw_masks(self, seed: tuple[int | str, ...]) -> Tensor:
-        """bool [masks, places], told from the seed and each prompt alone."""
+    def draw_reads(self, pictures: Pictures, seed: tuple[int | str, ...]) -> Reads:
+        """Told from the seed, each prompt and its pictures alone."""
         count, each = self._settings.masks, self._prompts.each
+        if self._settings.likelihood == "trajectory":
+            steps = self._settings.drawing.steps
+            chosen = [keyed_generator(*seed, "passes", one.name).permutation(steps)[:count] for one in each]
+            passes = torch.from_numpy(np.array(chosen, dtype=np.int64).reshape(-1, count)).to(self._device)
+            passes = passes[self._owner].T
+            hidden, asked = pictures.kept[:, None] >= passes, pictures.kept[:, None] == passes
+            return Reads(hidden, asked, asked * steps / self._sizes[self._owner])
         rngs = [[keyed_generator(*seed, "mask", n, prompt.name) for prompt in each] for n in range(count)]
         masks = [
             [draw_mask(prompt.num_tokens, n, count, rng) for prompt, rng in zip(each, some, strict=True)]
             for n, some in enumerate(rngs)
         ]
         none = np.zeros(0, dtype=bool)
-        return torch.from_numpy(np.stack([np.concatenate([none, *some]) for some in masks])).to(self._device)
+        hidden = torch.from_numpy(np.stack([np.concatenate([none, *some]) for some in masks])).to(self._device)
+        sizes = torch.zeros(count, len(each), device=self._device).index_add_(1, self._owner, hidden.float())
+        weight = hidden / sizes[:, self._owner]
+        return Reads(*(part.expand(len(pictures.ids), -1, -1) for part in (hidden, hidden, weight)))
 
     @torch.no_grad()
-    def log_likelihoods(self, pictures: Pictures, masks: Tensor) -> list[Tensor]:
-        """Of every pass, [hidden] log-probabilities of what was drawn, with the weights as they are."""
-        return [self._taken(self._chances(self._engine, one)[0], one) for one in self._passes(pictures, masks)]
+    def log_likelihoods(self, pictures: Pictures, reads: Reads) -> list[Tensor]:
+        """Of every pass, [asked] log-probabilities of what was drawn, with the weights as they are."""
+        return [self._taken(self._chances(self._engine, one)[0], one) for one in self._passes(pictures, reads)]
 
-    def climb(self, pictures: Pictures, masks: Tensor, before: Sequence[Tensor], num_prompts: float) -> Outcome:
+    def climb(self, pictures: Pictures, reads: Reads, before: Sequence[Tensor], num_prompts: float) -> Outcome:
         """Policy gradient. `before` are the log-likelihoods when the pictures were drawn, () for those of now."""
         settings, sums = self._settings, self._no_sums()
 
         def losses() -> Iterator[Tensor]:
-            for number, one in enumerate(self._passes(pictures, masks)):
+            for number, one in enumerate(self._passes(pictures, reads)):
                 chances, nothing = self._chances(self._engine, one)
                 taken, worth = self._taken(chances, one), pictures.worth[one.picture, self._owner[one.places]]
                 gain = clipped_gain(taken, before[number] if before else taken.detach(), worth, settings.clip)
@@ -121,18 +151,18 @@ class AlignmentUpdate:
                 sums.add_(_sums(one, taken, kl, loss))
                 yield loss
 
-        return self._descend(losses(), sums, num_prompts * len(pictures.ids) * len(masks))
+        return self._descend(losses(), sums, num_prompts * len(pictures.ids) * reads.count)
 
-    def prefer(self, pictures: Pictures, masks: Tensor, num_pairs: float) -> Outcome:
+    def prefer(self, pictures: Pictures, reads: Reads, num_pairs: float) -> Outcome:
         """DPO. Its loss is no sum over passes, but its gradient is: how much a pair still counts is found first."""
         scale, sums = self._settings.preference_scale, self._no_sums()
-        margin = self._margin(pictures, masks, sums)
+        margin = self._margin(pictures, reads, sums)
         has_pair = pictures.worth[0] > 0
         sums[0] = preference_loss(margin, scale)[has_pair].sum()
-        slope = preference_slope(margin, scale) * self._sizes / len(masks)
+        slope = preference_slope(margin, scale) * self._sizes / reads.count
 
         def losses() -> Iterator[Tensor]:
-            for one in self._passes(pictures, masks):
+            for one in self._passes(pictures, reads):
                 chances, nothing = self._chances(self._engine, one)
                 worth = (pictures.worth[one.picture] * slope)[self._owner[one.places]]
                 yield -(one.weight * worth * self._taken(chances, one)).sum() + nothing
@@ -140,11 +170,11 @@ class AlignmentUpdate:
         return self._descend(losses(), sums, num_pairs)
 
     @torch.no_grad()
-    def _margin(self, pictures: Pictures, masks: Tensor, sums: Tensor) -> Tensor:
+    def _margin(self, pictures: Pictures, reads: Reads, sums: Tensor) -> Tensor:
         """[prompts] by how many nats the better picture has gained more than the worse one. Adds to `sums`."""
         bounds = torch.zeros(2, len(pictures.ids), len(self._sizes), device=self._device)
-        for one in self._passes(pictures, masks):
-            owner, scale = self._owner[one.places], self._sizes[self._owner[one.places]] * one.weight / len(masks)
+        for one in self._passes(pictures, reads):
+            owner, scale = self._owner[one.places], self._sizes[self._owner[one.places]] * one.weight / reads.count
             chances, before = self._chances(self._engine, one)[0], self._chances_before(one)
             taken = self._taken(chances, one)
             for bound, likelihood in zip(bounds[:, one.picture], (taken, self._taken(before, one)), strict=True):
@@ -175,18 +205,17 @@ class AlignmentUpdate:
         nats = float(sums[2] / sums[3].clamp(min=1.0))
         return Outcome(loss_mean, kl, nats, int(sums[3]), skipped and not is_far, is_far)
 
-    def _passes(self, pictures: Pictures, masks: Tensor) -> Iterator[_Pass]:
+    def _passes(self, pictures: Pictures, reads: Reads) -> Iterator[_Pass]:
         """In the same order and as many on every rank."""
         prompts = self._prompts
-        for (picture, ids), mask in product(enumerate(pictures.ids), masks):
-            batch = prompts.with_ids(ids, mask, self._mask_id)
-            hidden_sizes = torch.zeros_like(self._sizes).index_add_(0, self._owner, mask.float())
+        for picture, read in product(range(len(pictures.ids)), range(reads.count)):
+            ids, asked, weight = pictures.ids[picture], reads.asked[picture, read], reads.weight[picture, read]
+            batch = prompts.with_ids(ids, reads.hidden[picture, read], asked, self._mask_id)
             for row in range(0, len(batch.input_ids), self._micro_rows):
                 here = (prompts.rows >= row) & (prompts.rows < row + self._micro_rows)
-                places = (mask & here).nonzero().squeeze(1)
-                weight = 1 / hidden_sizes[self._owner[places]]
+                places = (asked & here).nonzero().squeeze(1)
                 micro = batch.rows(row, row + self._micro_rows)
-                yield _Pass(micro, picture, places, ids[places] - self._image.start, weight)
+                yield _Pass(micro, picture, places, ids[places] - self._image.start, weight[places])
 
     def _chances(self, model: Model, one: _Pass) -> tuple[Tensor, Tensor]:
         """[hidden, codes] log-probabilities, and the 0 of `logits_of`."""
@@ -199,7 +228,7 @@ class AlignmentUpdate:
         return self._chances(self._reference, one)[0]
 
     def _taken(self, chances: Tensor, one: _Pass) -> Tensor:
-        """[hidden] of what was drawn."""
+        """[asked] of what was drawn."""
         return chances.gather(1, one.code[:, None]).squeeze(1)
 
     def _no_sums(self) -> Tensor:

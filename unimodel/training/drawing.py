@@ -50,10 +50,11 @@ class Prompts:
     columns: Tensor
     """[places]"""
 
-    def with_ids(self, ids: Tensor, asked: Tensor, mask_id: int) -> PackedBatch:
-        """The batch with `ids` [places] drawn, of which those that are `asked` (bool [places]) are hidden targets."""
+    def with_ids(self, ids: Tensor, hidden: Tensor, asked: Tensor, mask_id: int) -> PackedBatch:
+        """The batch with `ids` [places] drawn, less those that are `hidden`, of which those `asked` are targets; both
+        bool [places]."""
         input_ids, target = self.batch.input_ids.clone(), torch.full_like(self.batch.target, NO_TARGET)
-        input_ids[self.rows, self.columns] = torch.where(asked, mask_id, ids)
+        input_ids[self.rows, self.columns] = torch.where(hidden, mask_id, ids)
         target[self.rows, self.columns] = torch.where(asked, ids, NO_TARGET)
         return replace(self.batch, input_ids=input_ids, target=target)
 
@@ -84,14 +85,15 @@ def draw_pictures(
     vocabulary: Vocabulary,
     micro_rows: int,
     seed: tuple[int | str, ...],
-) -> Tensor:
-    """[places] ids of a picture for every prompt."""
+) -> tuple[Tensor, Tensor]:
+    """[places] ids of a picture for every prompt, and the pass in which each was kept."""
     image, mask_id = vocabulary.range_of(Modality.IMAGE), vocabulary.mask(Modality.IMAGE)
     rngs = [keyed_generator(*seed, "drawing", prompt.name) for prompt in prompts.each]
     ids = torch.full_like(prompts.rows, mask_id)
+    kept = torch.full_like(ids, settings.steps)
     asked = torch.ones_like(ids, dtype=torch.bool)
     for step in range(settings.steps):
-        logits = in_parts(model, prompts.with_ids(ids, asked, mask_id), micro_rows, image)
+        logits = in_parts(model, prompts.with_ids(ids, asked, asked, mask_id), micro_rows, image)
         log_chances = logits.double().log_softmax(dim=-1)
         scaled = (log_chances / settings.temperature).softmax(dim=-1).cumsum(dim=-1)
         # Drawn for every place, asked or not, so that what one prompt gets hangs on nothing but its own generator.
@@ -105,9 +107,10 @@ def draw_pictures(
         gumbel = -(-noise[asked].clamp(min=1e-300).log()).log()
         sureness[asked] = log_chances.gather(1, code).squeeze(1) + falling * gumbel
         left = math.cos(math.pi / 2 * (step + 1) / settings.steps) if step + 1 < settings.steps else 0.0
+        kept[asked] = step
         for prompt in prompts.each:
             asked[prompt.places] = _least_sure(sureness[prompt.places], math.floor(left * prompt.num_tokens))
-    return ids
+    return ids, kept
 
 
 def in_parts(model: Model, batch: PackedBatch, micro_rows: int, ids: range) -> Tensor:
