@@ -17,6 +17,10 @@ REFUSED = {
 }
 """What other frameworks offer, and why this one does not (docs/decisions/0014-parallelism.md)."""
 
+BUCKET_ELEMENTS = 500_000_000
+"""Gradients reduced at once, at most: ZeRO reserves memory for a bucket and never gives it back, so a smaller model has
+one of its own size."""
+
 
 class EngineConfig(Settings):
     """DeepSpeed. None of it changes what a run learns (docs/decisions/0014-parallelism.md): only where things lie."""

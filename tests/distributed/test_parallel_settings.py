@@ -137,7 +137,7 @@ def test_nvme_without_libaio_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"offload_optimizer \(nvme\) needs the library libaio.*apt install libaio-dev"
     ):
-        engine_settings(settings, STAGE, 1)
+        engine_settings(settings, STAGE, 1, 1000)
 
 
 @pytest.mark.slow

@@ -1,20 +1,19 @@
 """Memory of one device by kind, for every ZeRO stage.
 
-What is held and when follows DeepSpeed 0.19's own code: its buckets of 500 million elements, the flat gradient of a
-group that is copied to fp32 for the update, ZeRO 3's 10^9 gathered parameters. `benchmarks/plan_accuracy.py` compares
-it with runs.
+What is held and when follows DeepSpeed 0.19's own code: its buckets, the flat gradient of a group that is copied to fp32
+for the update, ZeRO 3's 10^9 gathered parameters. `benchmarks/plan_accuracy.py` compares it with runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from unimodel.config_engine import BUCKET_ELEMENTS
 from unimodel.planning.hardware import Device
 from unimodel.planning.trace import Trace
 from unimodel.planning.update import Parameters
 from unimodel.training.muon import ELEMENTS_AT_ONCE
 
-BUCKET_ELEMENTS = 500_000_000
 LIVE_ELEMENTS = 1_000_000_000
 """ZeRO 3 keeps so many gathered parameters before it lets the first go."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
@@ -139,14 +138,11 @@ def memory_of(layout: Layout, parameters: Parameters, trace: Trace, device: Devi
 
 def _in_backward(held: Memory, layout: Layout, parameters: Parameters, trace: Trace, device: Device) -> Memory:
     size = layout.weight_bytes
-    # A bucket is reserved whole; what of it is never written takes no memory on CPU.
-    bucket = (BUCKET_ELEMENTS if device.is_gpu else min(BUCKET_ELEMENTS, parameters.trained)) * size
+    bucket = min(BUCKET_ELEMENTS, parameters.trained) * size
     gathered = min(parameters.total, LIVE_ELEMENTS + PREFETCH_ELEMENTS) * size
     repeats = layout.accumulation > 1
     match layout.zero:
-        case 0:
-            gradients, buffers = parameters.trained * size, min(BUCKET_ELEMENTS, parameters.trained) * size
-        case 1:
+        case 0 | 1:
             gradients, buffers = parameters.trained * size, bucket
         case 2:
             part = FP32_BYTES if repeats else size
@@ -184,6 +180,6 @@ def _in_update(held: Memory, layout: Layout, parameters: Parameters, device: Dev
         temporaries = 0
     kept = 0
     if layout.zero == 3:  # its bucket is never given back
-        kept = (BUCKET_ELEMENTS if device.is_gpu else min(BUCKET_ELEMENTS, parameters.trained)) * size
+        kept = min(BUCKET_ELEMENTS, parameters.trained) * size
     part = FP32_BYTES if layout.zero == 2 and layout.accumulation > 1 else size
     return replace(held, gradients=parameters.trained * part // cut, buffers=temporaries + kept, peak_in_update=True)

@@ -25,6 +25,7 @@ from unimodel.backbone.attention import attention_implementation
 from unimodel.backbone.model import Backbone
 from unimodel.backbone.sequence_parallel import SequenceGroup, swap_in_attention
 from unimodel.config import EngineConfig, StageConfig
+from unimodel.config_engine import BUCKET_ELEMENTS
 from unimodel.training.optimizer import build_optimizer
 
 # DeepSpeed's calls of functions that torch has renamed; nothing that a user of this project could do about.
@@ -65,13 +66,13 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int) -> dict[str, Any]:
-    """The DeepSpeed config. Values whose defaults moved between releases are pinned here."""
+def engine_settings(config: EngineConfig, stage: StageConfig, num_ranks: int, trained: int) -> dict[str, Any]:
+    """The DeepSpeed config for `trained` parameters. Values whose defaults moved between releases are pinned here."""
     return {
         "train_micro_batch_size_per_gpu": stage.batch.micro_rows(num_ranks // config.sequence_parallel),
         "gradient_accumulation_steps": stage.batch.accumulation * stage.passes_per_update,
         "gradient_clipping": stage.optimizer.gradient_clip,
-        "zero_optimization": _zero_settings(config),
+        "zero_optimization": _zero_settings(config) | {"reduce_bucket_size": min(BUCKET_ELEMENTS, trained)},
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,  # torch's AdamW under ZeRO
         "zero_force_ds_cpu_optimizer": False,
@@ -118,7 +119,8 @@ def build_engine(
         raise ValueError(
             f"engine.hierarchical_ranks ({config.hierarchical_ranks}) must divide the number of processes ({num_ranks})"
         )
-    settings = engine_settings(config, stage, num_ranks)
+    trained = sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad)
+    settings = engine_settings(config, stage, num_ranks, trained)
     if config.nvme_folder is not None:  # files of an engine before this one have other names, and nobody deletes them
         shutil.rmtree(config.nvme_folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}", ignore_errors=True)
     engine, *_ = deepspeed.initialize(model=backbone, optimizer=build_optimizer(backbone, stage), config=settings)

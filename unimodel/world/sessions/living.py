@@ -90,6 +90,8 @@ class LivingWorld:
         """
         if len(acts) != 1:
             raise ValueError(f"this world takes one action a tick, not {len(acts)}")
+        if acts[0].action < 0:  # in worlds of several agents that is one who is away
+            raise ValueError(f"action {acts[0].action} of {acts[0].agent} is none of this world")
         slot, tick = self._alive(), self.tick + 1
         try:
             (codes,) = self._worlds.step([slot], [act.action for act in acts], passes)
