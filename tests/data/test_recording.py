@@ -77,7 +77,7 @@ def test_an_interrupted_recording_continues_after_its_finished_shards(
     counted: list[int] = []
     monkeypatch.setattr(minigrid, "open_simulator", lambda *given: counted.append(given[1]) or real(*given))
     assert record_dataset(tmp_path, small_recording(), processes=1)
-    assert len(counted) == 1 + 12, "one world to see whether it can be played; the first shard's episodes are kept"
+    assert len(counted) == 1 + 12 + 1, "one to see if it can be played, one to tell of it; the first shard is kept"
     assert contents(tmp_path) == contents(recorded)
 
 
