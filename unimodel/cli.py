@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Never
 
 import typer
 
@@ -252,7 +253,7 @@ def export_command(
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and a non-zero status, never in a traceback."""
     from data_pipelines.extras import MissingExtraError
-    from unimodel.errors import LostError, RunError, Stopped, is_first_to_fail, tell_agent_of_mistake
+    from unimodel.errors import LostError, RunError, Stopped, agent_pid, is_first_to_fail, tell_agent_of_mistake
 
     # Read when torch loads OpenMP: a waiting thread spins briefly, then sleeps. Spinning for ever makes steps
     # ten times slower as soon as another process wants a core, sleeping at once a quarter slower on a free machine.
@@ -271,19 +272,27 @@ def main() -> None:
     except LostError as error:
         _fail(str(error), 1)
     except (ValueError, FloatingPointError, RunError, MissingExtraError) as error:
-        if not is_first_to_fail():
-            sys.exit(MISTAKE)  # another process of this node tells
-        try:
+        if agent_pid() is None:
             _fail(str(error), MISTAKE)
-        finally:
+        if is_first_to_fail():
+            _tell(str(error))
             tell_agent_of_mistake()
+        sys.stdout.flush()
+        os._exit(MISTAKE)  # threads of torch's are at work still, under which Python would end with an abort
 
 
-def _fail(message: str, status: int) -> None:
-    if os.environ.get("UNIMODEL_TRACEBACK"):
-        raise
-    sys.stderr.write(f"error: {message}\n")
+def _fail(message: str, status: int) -> Never:
+    _tell(message)
     sys.exit(status)
+
+
+def _tell(message: str) -> None:
+    """Of the error that is being handled."""
+    if os.environ.get("UNIMODEL_TRACEBACK"):
+        traceback.print_exc()
+    else:
+        sys.stderr.write(f"error: {message}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Run: pytest tests/evaluation/test_laws.py
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,6 @@ def test_where_nobody_can_judge_it_is_left_out_and_said(aligned: TinyRun) -> Non
     write_manifest(copied / "train", manifest)
     data = loaded.config.data.model_copy(update={"folder": copied})
     config = loaded.config.model_copy(update={"data": data})
-    elsewhere = LoadedRun(loaded.run, config, loaded.bundle, loaded.backbone, loaded.stage, loaded.step)
+    elsewhere = replace(loaded, config=config)
     assert evaluate_laws(elsewhere, held_out) == ([], [])
     assert "instruction success is left out: pictures of CartPole-v1 cannot be judged" in loaded.run.log.read_text()

@@ -112,5 +112,6 @@ def test_a_mistake_is_told_once_and_not_tried_again(undisturbed: TinyRun, tmp_pa
     changed = TinyRun(tmp_path / "config.yaml", undisturbed.config)
     changed.config_file.write_text(other)
     output = end(start(changed), 2)
-    assert output.count("error: ") == 1 and "different: seed (was 11, is 12)" in output
+    assert output.count("error: ") == 1, output
+    assert "different: seed (was 11, is 12)" in output
     assert "Traceback" not in output and "restarts" not in output
