@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_world_sizes import require_equal_losses
-from tiny_run import ZERO_STAGES, TinyRun, command, require_same_end, tiny_run, train_here
+from tiny_run import TinyRun, command, require_same_end, tiny_run, train_here
 
 from unimodel.export.folder import export_run
 from unimodel.memory.memory import Memory
@@ -31,7 +31,7 @@ def remembering(folder: Path, *overrides: str) -> TinyRun:
     return tiny_run(folder, *SETTINGS, *overrides, stages=("memory",))
 
 
-@pytest.mark.parametrize("zero", ZERO_STAGES)
+@pytest.mark.parametrize("zero", [0, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (1, 2, 3))])
 def test_two_processes_train_a_memory_like_one(zero: int, tmp_path: Path) -> None:
     """Rows of other lengths and resets on either rank."""
     one, two = (remembering(tmp_path / name, f"engine.zero={zero}") for name in ("one", "two"))

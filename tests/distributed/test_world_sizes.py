@@ -79,7 +79,7 @@ OWN_FRAMES = (
 )
 
 
-@pytest.mark.parametrize("split", ["engine.zero=3", "engine.sequence_parallel=2"])
+@pytest.mark.parametrize("split", ["engine.zero=3", pytest.param("engine.sequence_parallel=2", marks=pytest.mark.slow)])
 def test_two_processes_train_on_the_same_frames_of_their_own(split: str, tmp_path: Path) -> None:
     """What the model makes depends on the window, not on who has it, nor on which part of it."""
     two = interactive(tmp_path / "two", split, *OWN_FRAMES)
@@ -96,7 +96,7 @@ def test_accumulation_does_not_change_the_run(accumulation: int, zero: int, tmp_
     require_equal_losses(whole, trained(tmp_path / "parts", f"engine.zero={zero}", settings))
 
 
-@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_stopped_on_two_ranks_goes_on_with_one(zero: int, tmp_path: Path) -> None:
     """A scheduler's SIGTERM to the launcher; the restart has another world size and sees every sample once."""
     run = interactive(tmp_path / "moved", f"engine.zero={zero}", "checkpoint.every_steps=1000")

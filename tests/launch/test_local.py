@@ -68,7 +68,9 @@ def asked_to_leave(pids: list[int]) -> None:
     os.kill(pids[1], signal.SIGTERM)
 
 
-@pytest.mark.parametrize("attack", [killed, stopped, asked_to_leave])
+@pytest.mark.parametrize(
+    "attack", [killed, *(pytest.param(other, marks=pytest.mark.slow) for other in (stopped, asked_to_leave))]
+)
 def test_a_rank_in_trouble_is_mended(attack: Callable[[list[int]], None], undisturbed: TinyRun, tmp_path: Path) -> None:
     run = tiny_run(tmp_path, *SETTINGS, stages=("masked",))
     process = start(run, "--stop-seconds", "5")
@@ -96,6 +98,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_wants_to_be_queued_again(undistur
     assert run.run.metrics.read_bytes() == undisturbed.run.metrics.read_bytes()
 
 
+@pytest.mark.slow
 def test_ranks_stop_and_save_when_their_agent_is_killed(undisturbed: TinyRun, tmp_path: Path) -> None:
     run = tiny_run(tmp_path, *SETTINGS, stages=("masked",))
     process = start(run)

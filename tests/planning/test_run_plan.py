@@ -96,6 +96,7 @@ def test_every_share_of_rows_is_looked_at_once() -> None:
     assert list(micro_row_choices(24, 5)) == []
 
 
+@pytest.mark.slow
 def test_higher_zero_stages_hold_less_and_send_more() -> None:
     plans = [planner(engine={"precision": "bf16", "zero": zero}).as_configured().stages[0] for zero in range(4)]
     held = [plan.memory.parameters + plan.memory.optimizer for plan in plans]
@@ -120,6 +121,7 @@ def test_best_plan_fits_and_is_as_fast_as_the_configured_one() -> None:
     assert best.seconds <= 1.02 * found.as_configured().seconds
 
 
+@pytest.mark.slow
 def test_device_too_small_has_no_best_plan_but_a_smallest() -> None:
     large = VALUES["backbone"] | {"num_layers": 400, "hidden_size": 16384, "intermediate_size": 65536}
     found = planner(8, "rtx4090", backbone=large)
@@ -127,6 +129,7 @@ def test_device_too_small_has_no_best_plan_but_a_smallest() -> None:
     assert found.best() is None and smallest is not None and not smallest.fits
 
 
+@pytest.mark.slow
 def test_what_fits_no_device_alone_may_lie_in_host_memory() -> None:
     large = VALUES["backbone"] | {"num_layers": 64, "hidden_size": 4096, "intermediate_size": 14336}
     found = planner(8, "rtx4090", backbone=large)
@@ -137,6 +140,7 @@ def test_what_fits_no_device_alone_may_lie_in_host_memory() -> None:
     assert best.stages[0].memory.host > found.as_configured().stages[0].memory.host
 
 
+@pytest.mark.slow
 def test_more_devices_wait_and_fail_more() -> None:
     found = planner()
     config: RunConfig = found.config
@@ -146,6 +150,7 @@ def test_more_devices_wait_and_fail_more() -> None:
     assert lines[-1].tokens_per_second > 100 * lines[0].tokens_per_second
 
 
+@pytest.mark.slow
 def test_proposed_settings_are_a_config(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     shown = CliRunner().invoke(app, ["plan", str(path), "--gpus", "4", "--gpu", "h100"])

@@ -121,7 +121,7 @@ except WorkerError as error:
 """
 
 
-@pytest.mark.parametrize("when", ["unseen", "reaped by others"])
+@pytest.mark.parametrize("when", ["unseen", pytest.param("reaped by others", marks=pytest.mark.slow)])
 def test_a_killed_worker_is_told_where_a_step_is_waited_for(when: str) -> None:
     """Whoever else has waited for it. The stream can go on."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,6 +1,6 @@
 """Alignment stages: a toy reward rises at a bounded KL, runs go on exactly, and what cannot be judged is refused.
 
-Run: pytest tests/training/test_alignment.py
+Run: pytest tests/training/test_alignment_stage.py
 """
 
 from __future__ import annotations
