@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from data_pipelines.settings import Fraction, Settings
+from data_pipelines.settings import Fraction, PositiveFloat, Settings
 
 
 class WindowConfig(Settings):
@@ -67,6 +67,9 @@ class MemoryConfig(Settings):
     """Places that a segment takes of a row, noisy copies and text included; the longest must fit."""
     truncation_segments: Annotated[int, Field(ge=2)] = 4
     """Segments that a gradient passes; 1 would never reach what was written."""
+    recalled_weight: PositiveFloat = 1.0
+    """Loss weight of frames at a pose at which the agent was before, more than a segment ago in the same stretch: where
+    they are rare, hardly anything else says that remembering pays."""
     dropout_fraction: Fraction = 0.0
     """Share of segments, in training, that read an empty memory."""
     mechanisms: tuple[MechanismConfig, ...] = ()

@@ -19,6 +19,7 @@ BLOCK = 8
 SIZE = 2 * BLOCK
 ACTIONS = ("wait", "recall")
 RECALL = ACTIONS.index("recall")
+CUE_PLACE = (0, 0, 0)
 NUM_PATTERNS = 4
 COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan", "orange", "white")
 SHAPES = ("square", "disc", "cross", "ring")
@@ -41,6 +42,8 @@ class RecallState(NamedTuple):
 
     cue: int
     picture: np.ndarray
+    steps: int
+    pose: tuple[int, int, int]
     chance: Mapping[str, Any]
 
 
@@ -53,7 +56,9 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
     mission = "remember the first picture"
 
     def __init__(self) -> None:
-        self.cue, self._picture = 0, cue_picture(0)
+        self.cue, self._picture, self._steps = 0, cue_picture(0), 0
+        self.pose = CUE_PLACE
+        """Which picture it looks at: the cue, or a noise that nobody sees twice."""
 
     def get_action_meanings(self) -> tuple[str, ...]:
         """Names of the actions, in their order."""
@@ -63,7 +68,7 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
         """Shows the cue of the seed."""
         super().reset(seed=seed)
         self.cue = int(self.np_random.integers(len(CUES)))
-        self._picture = cue_picture(self.cue)
+        self._picture, self._steps, self.pose = cue_picture(self.cue), 0, CUE_PLACE
         return self._picture, {"cue": CUES[self.cue]}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -71,15 +76,17 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
         noise = PATTERNS[self.np_random.integers(NUM_PATTERNS, size=(2, 2))]
         noise = noise.transpose(0, 2, 1, 3, 4).reshape(SIZE, SIZE, 3)
         self._picture = cue_picture(self.cue) if action == RECALL else noise
+        self._steps += 1
+        self.pose = CUE_PLACE if action == RECALL else (self._steps, 0, 0)
         return self._picture, 0.0, False, False, {}
 
     def snapshot(self) -> RecallState:
         """The whole world, to come back to."""
-        return RecallState(self.cue, self._picture, self.np_random.bit_generator.state)
+        return RecallState(self.cue, self._picture, self._steps, self.pose, self.np_random.bit_generator.state)
 
     def restore(self, state: RecallState) -> None:
         """Exactly back, as often as wanted."""
-        self.cue, self._picture, self.np_random.bit_generator.state = state
+        self.cue, self._picture, self._steps, self.pose, self.np_random.bit_generator.state = state
 
 
 def cue_picture(cue: int) -> np.ndarray:

@@ -19,8 +19,9 @@ from data_pipelines.sources.episode import encode_episode
 from data_pipelines.sources.families import open_world
 from data_pipelines.sources.recall import CUES, PATTERNS, RECALL, cue_picture
 from data_pipelines.sources.recording import record_dataset
+from data_pipelines.sources.revisits import are_unchanged, revisits
 from data_pipelines.sources.rooms import OUTSIDE, TILES
-from data_pipelines.sources.since_seen import are_unchanged, revisits, steps_since_seen
+from data_pipelines.sources.since_seen import steps_since_seen
 from data_pipelines.sources.walking import FORWARD, distances
 
 RECALLING = "data_pipelines.sources.recall:Recall-v0"

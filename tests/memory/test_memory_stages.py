@@ -9,9 +9,10 @@ from toy_sequences import BUILDER, VOCABULARY, toy_episode
 from unimodel.batch import PADDING_DOCUMENT, pack
 from unimodel.config import BatchConfig, MixtureEntry, StageConfig
 from unimodel.config_memory import MemoryConfig, RecurrentConfig
-from unimodel.config_objectives import TeacherForcingConfig
+from unimodel.config_objectives import DiffusionForcingConfig, TeacherForcingConfig
 from unimodel.layout import NO_TARGET
 from unimodel.objectives.asked import ask_everything
+from unimodel.objectives.corruption import corrupt, weigh_pictures
 from unimodel.objectives.segments import join_segments, num_segments
 from unimodel.vocabulary import Modality
 
@@ -79,3 +80,27 @@ def test_everything_asked_is_hidden_and_nothing_else() -> None:
     images = VOCABULARY.range_of(Modality.IMAGE)
     codes = asked.target[hidden & (asked.modality == Modality.IMAGE)] - images.start
     np.testing.assert_array_equal(codes, episode.frames[1:].ravel())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TeacherForcingConfig(kind="teacher_forcing", full_fraction=1.0),
+        DiffusionForcingConfig(kind="diffusion_forcing"),
+    ],
+)
+def test_chosen_pictures_weigh_more_and_nothing_else_does(
+    config: TeacherForcingConfig | DiffusionForcingConfig,
+) -> None:
+    sequence = BUILDER.interaction(toy_episode(1, 4), 0, 5)
+    plain = corrupt(sequence, VOCABULARY, config, 0, np.random.default_rng(0))
+    chosen = np.array([False, True, False, False, True])
+    weighed = weigh_pictures(plain, sequence, chosen, 8.0)
+    asked = plain.weight > 0
+    ratio = weighed.weight[asked] / plain.weight[asked]
+    # A picture stands at one time, and so do the copies of it.
+    times = [int(sequence.position_ids()[0, span.start]) for span in sequence.layout.pictures]
+    is_chosen = np.isin(plain.position_ids[0, asked], np.array(times)[chosen])
+    is_chosen &= plain.modality[asked] == Modality.IMAGE
+    np.testing.assert_array_equal(ratio, np.where(is_chosen, 8.0, 1.0))
+    assert is_chosen.any() and not is_chosen.all()

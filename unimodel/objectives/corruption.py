@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from unimodel.batch import CorruptedSequence, TokenSequence
@@ -21,7 +23,7 @@ from unimodel.objectives.inverse_dynamics import hide_actions
 from unimodel.objectives.masked import corrupt_masked
 from unimodel.objectives.next_token import next_token
 from unimodel.objectives.policy import read_world
-from unimodel.objectives.teacher_forcing import corrupt_copies
+from unimodel.objectives.teacher_forcing import corrupt_copies, lay_copies
 from unimodel.vocabulary import Vocabulary
 
 
@@ -49,3 +51,16 @@ def corrupt(
 def added_tokens(config: ObjectiveConfig, steps: int, step_tokens: int) -> int:
     """By how many tokens `corrupt` makes a window of `steps` steps longer; a step is its actions and a frame."""
     return steps * step_tokens if isinstance(config, TeacherForcingConfig) else 0
+
+
+def weigh_pictures(
+    corrupted: CorruptedSequence, sequence: TokenSequence, chosen: np.ndarray, weight: float
+) -> CorruptedSequence:
+    """`weight` times the loss of the pictures that are `chosen`, bool [pictures of the sequence]."""
+    factors = np.ones(len(sequence), dtype=np.float32)
+    for span, is_chosen in zip(sequence.layout.pictures, chosen.tolist(), strict=True):
+        if is_chosen:
+            factors[span.start : span.stop] = weight
+    if len(corrupted) > len(sequence):
+        factors = factors[lay_copies(sequence.layout).source]
+    return replace(corrupted, weight=corrupted.weight * factors)

@@ -1,7 +1,7 @@
 """Memory of one device by kind, for every ZeRO stage.
 
-What is held and when follows DeepSpeed 0.19's own code: its buckets, the flat gradient of a group that is copied to fp32
-for the update, ZeRO 3's 10^9 gathered parameters. `benchmarks/plan_accuracy.py` compares it with runs.
+What is held and when follows DeepSpeed 0.19's own code: its buckets, the flat gradient of a group that is copied to
+fp32 for the update, ZeRO 3's 10^9 gathered parameters. `benchmarks/plan_accuracy.py` compares it with runs.
 """
 
 from __future__ import annotations

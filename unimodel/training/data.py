@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
+from data_pipelines.sources.revisits import revisits
 from data_pipelines.stream.bad_sample import BadSample, name_bad_sample
 from data_pipelines.stream.loader import PackedStream, StreamSettings
 from data_pipelines.stream.mixture import Ingredient, Schedule
@@ -18,7 +19,7 @@ from data_pipelines.stream.randomness import RekeyedGenerator, keyed_number
 from unimodel.batch import CorruptedSequence
 from unimodel.config import MixtureEntry, StageConfig
 from unimodel.config_memory import MemoryConfig
-from unimodel.objectives.corruption import added_tokens, corrupt
+from unimodel.objectives.corruption import added_tokens, corrupt, weigh_pictures
 from unimodel.objectives.policy import ask_agent
 from unimodel.objectives.segments import join_segments, num_segments
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, read_shape
@@ -99,12 +100,19 @@ class StageData:
         """Up to `entry.frames` frames, segment after segment; the last frame of one is the first of the next."""
         steps = min(start + entry.frames, episode.num_frames) - start - 1
         index, objective = self._objectives.index(entry.objective), self._stage.objectives[entry.objective]
+        poses = episode.poses[start : start + steps + 1]
+        recalled = np.zeros(steps + 1, dtype=bool)
+        recalled[revisits(poses, memory.segment_frames)[:, 1]] = True
         segments = []
         for number in range(num_segments(steps, memory.segment_frames)):
             first = number * memory.segment_frames
             frames = min(memory.segment_frames, steps - first) + 1
             sequence = self._builder.interaction(episode, start + first, frames)
-            segments.append(corrupt(sequence, self._builder.vocabulary, objective, index, rng))
+            corrupted = corrupt(sequence, self._builder.vocabulary, objective, index, rng)
+            if memory.recalled_weight != 1.0:
+                of_segment = recalled[first : first + frames]
+                corrupted = weigh_pictures(corrupted, sequence, of_segment, memory.recalled_weight)
+            segments.append(corrupted)
         return join_segments(segments, memory.segment_tokens)
 
     def _start(self, draw: Draw, key: str, num_frames: int, text_tokens: int) -> int:
