@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(wild: LoadedRun, other: LoadedRun) -> Iterator[PlayServer]:
-    with play_server(wild, other, max_clients=24) as running:
+    with play_server(wild, other, max_clients=24, silence_seconds=60.0) as running:
         yield running
 
 
@@ -127,7 +127,7 @@ def test_a_person_plays_goes_back_branches_tells_and_records(page: Page, wild: L
 
 
 def test_an_event_is_typed_and_happens_in_both_worlds(browser: Browser, eventful: LoadedRun) -> None:
-    with play_server(eventful) as server:
+    with play_server(eventful, silence_seconds=60.0) as server:
         for page in _opened(browser, server):
             expect(page.locator("#tell-title")).to_have_text("Make something happen")
             before, dreamed = _real(page), _tap(page, "Enter", "step 1")

@@ -47,6 +47,9 @@ def evaluate(path: Path, split: Split) -> None:
         findings.add(*evaluate_latent_actions(bundle.latent_action, held_out))
     for stage, skills in _last_taught(config, state["stages"]).items():
         _evaluate_stage(path, stage, skills, held_out, findings)
+    for source, stage in _last_remembered(config, state["stages"]).items():
+        others = load_held_out(config, run, split, bundle.vocabulary, bundle.builder.eos_id, source)
+        evaluate_memory(load_run(path, stage), others, findings)
     results = findings.to_dict()
     about = {"state": state, "weights": "moving average", "codebook": codebook}
     write_json(run.evaluation, {**about, **results})
@@ -61,6 +64,14 @@ def _last_taught(config: RunConfig, finished: dict[str, int]) -> dict[str, set[s
     """
     last = {skill: stage for stage in finished for skill in config.stages[stage].skills}
     return {stage: {skill for skill, at in last.items() if at == stage} for stage in finished if stage in last.values()}
+
+
+def _last_remembered(config: RunConfig, finished: dict[str, int]) -> dict[str, str]:
+    """Recorded source beside the episodes -> the last finished stage that was to remember it."""
+    sources = {name for name, source in config.data.sources.items() if source.recording is not None}
+    stages = [(stage, config.stages[stage]) for stage in finished if config.stages[stage].memory is not None]
+    kept = [(entry, stage) for stage, settings in stages for entry in settings.mixture if entry.source in sources]
+    return {entry.source: stage for entry, stage in kept if entry.sequence == "interaction"}
 
 
 def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut, findings: Findings) -> None:

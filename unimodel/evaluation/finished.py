@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_pipelines.shards.index import INDEX_FILE
+from data_pipelines.shards.writer import file_sha256
 from unimodel.config import RunConfig
 from unimodel.config_file import settings_of
 from unimodel.run_folder import RunFolder, read_json
-from unimodel.tokenizers.finished import SETTINGS_FILE
+from unimodel.tokenizers.finished import SETTINGS_FILE, source_names
 from unimodel.training.checkpoint import list_checkpoints
 from unimodel.training.finished import finished_stages
 
@@ -22,7 +24,9 @@ def is_evaluated(config: RunConfig, run: RunFolder, split: str) -> bool:
 def evaluation_state(config: RunConfig, run: RunFolder, split: str) -> dict[str, Any]:
     """What the figures depend on."""
     stages = finished_stages(run, [name for name, _ in config.ordered_stages])
-    return {"split": split, "stages": stages, "evaluation": settings_of(config.evaluation)}
+    folders = {name: run.tokens_of(name, split) for name in source_names(config)}
+    codes = {name: file_sha256(f / INDEX_FILE) for name, f in folders.items() if (f / INDEX_FILE).exists()}
+    return {"split": split, "stages": stages, "evaluation": settings_of(config.evaluation), "codes": codes}
 
 
 def is_reported(run: RunFolder) -> bool:

@@ -33,13 +33,17 @@ class HeldOut:
     """Modality -> id; none of actions where nobody knows them."""
 
 
-def load_held_out(config: RunConfig, run: RunFolder, split: Split, vocabulary: Vocabulary, eos_id: int) -> HeldOut:
-    """Raises FileNotFoundError when shards or their codes are missing."""
+def load_held_out(
+    config: RunConfig, run: RunFolder, split: Split, vocabulary: Vocabulary, eos_id: int, source: str = EPISODES
+) -> HeldOut:
+    """Of the recorded episodes, or of another source of them. Raises FileNotFoundError when shards or their codes are
+    missing."""
     count = config.evaluation.episodes
-    episodes = list(read_episodes(join(config.data.folder, split), count))
-    reader = ShardReader(run.tokens_of(EPISODES, split))
+    folder = config.data.folder if source == EPISODES else config.data.sources[source].folder
+    episodes = list(read_episodes(join(folder, split), count))
+    reader = ShardReader(run.tokens_of(source, split))
     tokens = [decode_tokenised(*reader.read(i)) for i in range(min(count, len(reader)))]
-    train = ShardReader(run.tokens_of(EPISODES, "train"))
+    train = ShardReader(run.tokens_of(source, "train"))
     some = [decode_tokenised(*train.read(i)) for i in range(min(UNIGRAM_EPISODES, len(train)))]
     return HeldOut(episodes, tokens, _most_frequent(some, vocabulary, eos_id))
 
