@@ -253,11 +253,14 @@ class StageConfig(Settings):
                 f"batch.row_tokens ({row_tokens}) must be a multiple of memory.segment_tokens ({tokens}), and at least "
                 f"two of them, or nothing is ever remembered: use {max(2, -(-row_tokens // tokens)) * tokens}"
             )
-        for entry in self.mixture:
-            if entry.sequence != "interaction" or self.objectives[entry.objective].kind not in ASK_FRAMES:
+        worlds = [entry for entry in self.mixture if entry.sequence == "interaction"]
+        if not worlds:
+            raise ValueError("memory: it is of interactions, and no entry of the mixture is one")
+        for entry in worlds:
+            if self.objectives[entry.objective].kind not in ASK_FRAMES:
                 raise ValueError(
-                    f"memory: it is of interactions whose objective is {' or '.join(ASK_FRAMES)}, not of "
-                    f"{entry.sequence} with '{entry.objective}': give that a stage of its own"
+                    f"memory: it is of interactions whose objective is {' or '.join(ASK_FRAMES)}, not "
+                    f"'{entry.objective}': give that a stage of its own"
                 )
             if entry.sink or entry.agent:
                 raise ValueError("memory: its segments have neither a sink nor an agent; leave `sink` and `agent` out")

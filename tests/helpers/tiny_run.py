@@ -99,8 +99,11 @@ CONFIG: dict[str, Any] = {
             "number": 4,
             "steps": 7,
             "batch": {"rows": 4, "row_tokens": 384},
-            "mixture": [{"sequence": "interaction", "objective": "frames", "frames": 5}],
-            "objectives": {"frames": {"kind": "teacher_forcing"}},
+            "mixture": [
+                {"sequence": "interaction", "objective": "frames", "frames": 5, "share": 3.0},
+                {"sequence": "image_to_text", "objective": "caption"},
+            ],
+            "objectives": {"frames": {"kind": "teacher_forcing"}, "caption": {"kind": "next_token"}},
             "memory": {
                 "segment_frames": 2,
                 "segment_tokens": 128,

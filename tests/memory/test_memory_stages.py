@@ -9,7 +9,7 @@ from toy_sequences import BUILDER, VOCABULARY, toy_episode
 from unimodel.batch import PADDING_DOCUMENT, pack
 from unimodel.config import BatchConfig, MixtureEntry, StageConfig
 from unimodel.config_memory import MemoryConfig, RecurrentConfig
-from unimodel.config_objectives import DiffusionForcingConfig, TeacherForcingConfig
+from unimodel.config_objectives import DiffusionForcingConfig, MaskedConfig, TeacherForcingConfig
 from unimodel.layout import NO_TARGET
 from unimodel.objectives.asked import ask_everything
 from unimodel.objectives.corruption import corrupt, weigh_pictures
@@ -104,3 +104,21 @@ def test_chosen_pictures_weigh_more_and_nothing_else_does(
     is_chosen &= plain.modality[asked] == Modality.IMAGE
     np.testing.assert_array_equal(ratio, np.where(is_chosen, 8.0, 1.0))
     assert is_chosen.any() and not is_chosen.all()
+
+
+def test_a_stage_with_a_memory_may_teach_other_things_as_well_as_a_world() -> None:
+    stage(
+        mixture=(
+            MixtureEntry(sequence="interaction", objective="frames", frames=9),
+            MixtureEntry(sequence="text_to_image", objective="pictures"),
+        ),
+        objectives={
+            "frames": TeacherForcingConfig(kind="teacher_forcing"),
+            "pictures": MaskedConfig(kind="masked"),
+        },
+    )
+    with pytest.raises(ValueError, match="no entry of the mixture is one"):
+        stage(
+            mixture=(MixtureEntry(sequence="text_to_image", objective="pictures"),),
+            objectives={"pictures": MaskedConfig(kind="masked")},
+        )

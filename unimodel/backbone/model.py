@@ -86,6 +86,9 @@ def build_decoder(config: BackboneConfig, vocabulary: Vocabulary, seed: int) -> 
 class Remembers(Protocol):
     """What carries something from one part of a row to the next (`unimodel.memory.Memory`)."""
 
+    @property
+    def segment_tokens(self) -> int: ...
+
     def hidden(self, backbone: Backbone, batch: PackedBatch) -> Tensor: ...
 
 
@@ -113,6 +116,11 @@ class Backbone(nn.Module):
         if len(supervised) == 0:
             return self.decoder.lm_head(flat[:1]) * 0.0
         return self.decoder.lm_head(flat[supervised])
+
+    @property
+    def segment_tokens(self) -> int | None:
+        """Of which rows are a whole number, where there is a memory."""
+        return cast(Remembers, self.memory).segment_tokens if self.memory is not None else None
 
     def hidden(self, batch: PackedBatch) -> Tensor:
         """[rows, length, dim] last hidden states of this rank's places."""

@@ -101,6 +101,11 @@ class Memory(nn.Module):
             begin += each.asked_places
         return {COUNT: state[COUNT] + 1, **_joined(states)}
 
+    @property
+    def segment_tokens(self) -> int:
+        """Places of a segment."""
+        return self.span.tokens
+
     def hidden(self, backbone: Backbone, batch: PackedBatch) -> Tensor:
         """[rows, length, dim] last hidden states of rows of whole segments, each read after those before it.
 

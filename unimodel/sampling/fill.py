@@ -56,8 +56,9 @@ def hide(corrupted: CorruptedSequence, hidden: np.ndarray, vocabulary: Vocabular
 
 @torch.no_grad()
 def predict_hidden(backbone: Backbone, corrupted: Sequence[CorruptedSequence], pad_id: int) -> list[torch.Tensor]:
-    """For every sequence, logits [its targets, vocabulary]; one sequence per row."""
-    length = -(-max(len(c) for c in corrupted) // 8) * 8
+    """For every sequence, logits [its targets, vocabulary]; one sequence per row, before which there was nothing."""
+    unit = backbone.segment_tokens or 8
+    length = -(-max(len(c) for c in corrupted) // unit) * unit
     batch = pack([[c] for c in corrupted], length, pad_id).to(next(backbone.parameters()).device)
     logits = backbone(batch).float().cpu()
     return list(logits.split([int((c.target != NO_TARGET).sum()) for c in corrupted]))

@@ -51,8 +51,8 @@ class StageData:
         shape = read_shape(reader, draw.sample)
         key = reader.key(draw.sample)
         start = self._start(draw, key, shape.num_frames, shape.caption_tokens[0])
-        if self._stage.memory is not None:
-            memory = self._stage.memory
+        memory = self._stage.memory
+        if memory is not None and entry.sequence == "interaction":
             return num_segments(shape.steps(start, entry.most), memory.segment_frames) * memory.segment_tokens
         try:
             extras = {"has_sink": entry.sink, "asks_agent": self._stage.agent_of(entry) is not None}
@@ -62,7 +62,13 @@ class StageData:
                 f"stage {self._stage_name}: sample {key} of source '{entry.source}': {error}; take another sequence"
             ) from None
         objective, steps = self._stage.objectives[entry.objective], shape.steps(start, entry.most)
-        return length + added_tokens(objective, steps, shape.step_tokens)
+        length += added_tokens(objective, steps, shape.step_tokens)
+        if memory is not None and length > memory.segment_tokens:
+            raise ValueError(
+                f"stage {self._stage_name}: sample {key} of source '{entry.source}' makes {length} tokens as "
+                f"{entry.sequence}, and a segment has {memory.segment_tokens}: raise memory.segment_tokens"
+            )
+        return length if memory is None else memory.segment_tokens
 
     def build(self, placed: Placed) -> CorruptedSequence | BadSample:
         """The sequence of a draw, or what is wrong with its sample."""
@@ -80,8 +86,9 @@ class StageData:
         agent = self._stage.agent_of(entry)
         discount = agent[1].discount if agent else None
         rng = self._rng.keyed(self._seed, self._stage_name, draw.ingredient, draw.epoch, key)
-        if self._stage.memory is not None:
-            return self._segments(self._stage.memory, entry, episode, start, rng)
+        memory = self._stage.memory
+        if memory is not None and entry.sequence == "interaction":
+            return self._segments(memory, entry, episode, start, rng)
         sequence = self._builder.build(
             entry.sequence, episode, start, entry.most, has_sink=entry.sink, discount=discount
         )
@@ -90,6 +97,8 @@ class StageData:
         if agent and entry.agent is not None:
             asked_by = self._objectives.index(entry.agent)
             corrupted = ask_agent(corrupted, sequence, self._builder.vocabulary, agent[1], asked_by)
+        if memory is not None:  # what is no world is one segment, before which there was nothing
+            corrupted = join_segments([corrupted], memory.segment_tokens)
         if len(corrupted) != planned:
             raise ValueError(f"sample {key} makes {len(corrupted)} tokens where the index says {planned}")
         return corrupted

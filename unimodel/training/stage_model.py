@@ -23,11 +23,10 @@ def build_stage_model(config: RunConfig, stage: StageConfig, bundle: TokenizerBu
     decoder = build_decoder(config.backbone, bundle.vocabulary, config.seed)
     if stage.memory is None:
         return Backbone(decoder)
-    shape = read_shape(ShardReader(run.tokens_of(stage.mixture[0].source, "train")), 0)
+    source = next(entry.source for entry in stage.mixture if entry.sequence == "interaction")
+    shape = read_shape(ShardReader(run.tokens_of(source, "train")), 0)
     if not shape.rows * shape.columns:
-        raise ValueError(
-            f"source '{stage.mixture[0].source}' has no pictures, which a memory keeps: leave `memory` out"
-        )
+        raise ValueError(f"source '{source}' has no pictures, which a memory keeps: leave `memory` out")
     table = cast(nn.Embedding, decoder.get_input_embeddings()).weight.detach()
     grid, dim, scale = (shape.rows, shape.columns), table.shape[1], float(table.std())
     return Backbone(decoder, build_memory(stage.memory, grid, dim, scale, config.seed))
