@@ -21,3 +21,9 @@ MODULES = sorted(
 def test_asking_imports_no_torch(module: str) -> None:
     script = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_training_opens_no_environment() -> None:
+    """SDL, which environments bring along, takes over the signal by which ranks are told to leave."""
+    script = "import unimodel.training.train, sys; sys.exit('pygame' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

@@ -19,7 +19,6 @@ from unimodel.observe.trackers import Trackers
 from unimodel.run_folder import RunFolder, append_json_line, read_json_lines
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.finished import source_names
-from unimodel.training.alignment_setup import build_aligner
 from unimodel.training.checkpoint import Checkpoint, TrainPosition
 from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.collective import from_main_rank
@@ -107,6 +106,9 @@ class StageTrainer:
         self.observer = StageObserver(config, stage, run, self.engine, bundle.vocabulary, context.device)
         self.aligner = None
         if stage.alignment is not None:
+            # Not before: environments bring SDL along, which takes signals over that end a rank.
+            from unimodel.training.alignment_setup import build_aligner
+
             self.aligner = build_aligner(config, run, bundle, name, self.engine, context.device)
 
     def _restore(self, stored: StoredState | None, resumed: bool) -> None:

@@ -283,10 +283,13 @@ document.addEventListener("visibilitychange", () => { if (document.hidden) letGo
 // After a click with the mouse or a finger the keys belong to the world again.
 addEventListener("click", (event) => {
   if (event.detail === 0 || event.target.closest?.("dialog")) return;
-  setTimeout(() => {
-    if (document.activeElement?.matches("main button, main input:not([type=text])")) document.activeElement.blur();
-  });
+  giveKeysBack();  // at once: an arrow key that comes quickly would choose another radio button
+  setTimeout(giveKeysBack);  // a label hands the focus on later
 });
+
+function giveKeysBack() {
+  if (document.activeElement?.matches("main button, main input:not([type=text])")) document.activeElement.blur();
+}
 
 // --- wishes -----------------------------------------------------------------------------------------------------------
 
