@@ -34,7 +34,7 @@ from unimodel.world.state import WorldState
 from unimodel.world.worlds import Worlds
 
 YOUNG_STEPS, OLD_STEPS = 100, 10_000
-BLOCKS, BLOCK_STEPS, SEGMENT_FRAMES, SIDE = 15, 40, 4, 4
+BLOCKS, BLOCK_STEPS, SEGMENT_FRAMES, SIDE = 9, 40, 4, 4
 VOCABULARY = Vocabulary(text_size=64, image_size=512, action_size=7, reward_size=REWARD_BINS, done_size=2)
 BACKBONE = BackboneConfig(
     num_layers=2, hidden_size=64, num_heads=4, num_key_value_heads=4, head_dim=16, intermediate_size=128, rope_theta=100

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_sequences import BUILDER, toy_episode
+from toy_sequences import BUILDER, PAD_ID, tiny_backbone, toy_episode
 
 from unimodel.world.state import WorldState
 from unimodel.world.window import lay_window
+from unimodel.world.worlds import Worlds
 
 MISSION = np.arange(3, 6)
 
@@ -62,6 +63,21 @@ def test_the_newest_state_of_a_world_copies_its_past_a_few_times_in_ten_thousand
     assert np.array_equal(state.frames[1:, 0, 0], np.arange(10_000))
     branch = state.rewound(9_000).stepped(1, frame(7))
     assert not np.shares_memory(branch.frames, state.frames) and state.frames[9_000, 0, 0] == 8_999
+
+
+@pytest.mark.parametrize("has_sink", [False, True])
+def test_a_live_world_steps_within_the_room_of_its_past(has_sink: bool) -> None:
+    """What the next window is laid out from does not take the place of the frame that is to come."""
+    worlds = Worlds(tiny_backbone(), BUILDER, PAD_ID, 4, has_sink=has_sink)
+    slot, owners = worlds.open(begun()), list[np.ndarray]()
+    for number in range(40):
+        worlds.step([slot], [number % 5])
+        worlds.outcomes([slot])
+        base = worlds.state(slot).frames.base
+        assert base is not None
+        if not owners or base is not owners[-1]:
+            owners.append(base)
+    assert [len(owner) for owner in owners] == [2, 4, 8, 16, 32, 64]
 
 
 def test_frames_of_a_narrow_type_are_kept_in_one_that_holds_the_next() -> None:
