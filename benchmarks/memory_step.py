@@ -4,7 +4,7 @@ Weights are random: the work does not depend on them. A small decoder (0.2 milli
 segments of 4 steps, one pass a frame), so that little hides what a memory and the past of a world cost. Of each memory
 one world has a past of 10,000 steps, all of which it has read segment by segment, and another one of 100; both go on in
 turns, a block of whole segments each. Given are medians over the blocks, in processor time, which a busy machine
-disturbs less, and how many times as long the old world's blocks took as the young one's just before. Bytes are of the
+disturbs less, and how many times as long the old world's blocks took as the young one's beside them. Bytes are of the
 memory's state and of the keys and values of the window.
 
 Run: python benchmarks/memory_step.py [STEPS]    (default 10000)
@@ -85,9 +85,12 @@ def grown(mechanisms: list[dict[str, object]], steps: int) -> Life:
 def measure(mechanisms: list[dict[str, object]], old_steps: int) -> str:
     """What stands behind the name in the table."""
     old, young = grown(mechanisms, old_steps), grown(mechanisms, YOUNG_STEPS)
-    pairs = [(young.live(BLOCK_STEPS), old.live(BLOCK_STEPS)) for _ in range(BLOCKS)]
-    early, late = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(late / early for early, late in pairs)
+    times: dict[Life, list[float]] = {young: [], old: []}
+    for block in range(BLOCKS):
+        for life in (young, old) if block % 2 else (old, young):
+            times[life].append(life.live(BLOCK_STEPS))
+    early, late = (statistics.median(times[life]) for life in (young, old))
+    ratio = statistics.median(late / early for early, late in zip(times[young], times[old], strict=True))
     memory = old.worlds.memory(old.slot)
     state = num_bytes(memory) if memory is not None else 0
     return (
