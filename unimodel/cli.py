@@ -54,6 +54,23 @@ def config_schema() -> None:
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
+@app.command("recipes")
+def recipes_command(
+    name: Annotated[str | None, typer.Argument(help="One of them, to read what it says of itself.")] = None,
+) -> None:
+    """List the run configs of known systems and of worlds trained here, or tell all that one says of itself."""
+    from unimodel.recipes import find_recipe, list_recipes
+
+    if name is not None:
+        recipe = find_recipe(name)
+        typer.echo(f"{recipe.path}\n\n{recipe.about}")
+        return
+    recipes = list_recipes()
+    width = max(len(recipe.name) for recipe in recipes)
+    for recipe in recipes:
+        typer.echo(f"{recipe.name:{width}}  {recipe.title}")
+
+
 @tokenizer_app.command("train")
 def tokenizer_train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train the text and image tokenizers on the recorded shards."""

@@ -24,13 +24,15 @@ class RecurrentConfig(Settings):
 
 
 class FastWeightConfig(Settings):
-    """A matrix under the gated delta rule (arXiv 2412.06464; compare Titans, arXiv 2501.00663)."""
+    """A matrix under the gated delta rule (arXiv 2412.06464), or with a momentum (Titans, arXiv 2501.00663)."""
 
     kind: Literal["fastweight"]
     tokens: PositiveInt = 8
     """Read of it in front of a segment."""
     heads: PositiveInt = 4
     head_dim: PositiveInt = 32
+    momentum: bool = False
+    """A correction of the matrix goes on with the tokens that follow, as long as these let it."""
 
 
 class CompressedConfig(Settings):

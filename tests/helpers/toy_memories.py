@@ -17,10 +17,12 @@ SIDE, STEPS, TOKENS = 4, 2, 128
 WINDOW = {"kind": "window", "frames": 3}
 RECURRENT = {"kind": "recurrent", "tokens": 3}
 FASTWEIGHT = {"kind": "fastweight", "tokens": 3, "heads": 2, "head_dim": 8}
+MOMENTUM = FASTWEIGHT | {"momentum": True}
 COMPRESSED = {"kind": "compressed", "levels": [[1, 1], [2, 2], [2, 4]]}
 EPISODIC = {"kind": "episodic", "capacity_frames": 6, "recalled_frames": 2, "key_dim": 8}
-EACH = [[WINDOW], [RECURRENT], [FASTWEIGHT], [COMPRESSED], [EPISODIC], [WINDOW, RECURRENT, FASTWEIGHT, EPISODIC]]
-NAMES = ["window", "recurrent", "fastweight", "compressed", "episodic", "composed"]
+COMPOSED = [WINDOW, RECURRENT, FASTWEIGHT, EPISODIC]
+EACH = [[WINDOW], [RECURRENT], [FASTWEIGHT], [MOMENTUM], [COMPRESSED], [EPISODIC], COMPOSED]
+NAMES = ["window", "recurrent", "fastweight", "momentum", "compressed", "episodic", "composed"]
 each_memory = pytest.mark.parametrize("mechanisms", EACH, ids=NAMES)
 
 

@@ -41,7 +41,7 @@ def _build(config: MechanismConfig, memory: MemoryConfig, grid: tuple[int, int],
         case RecurrentConfig():
             return RecurrentMemory(config.tokens, dim, scale)
         case FastWeightConfig():
-            return FastWeightMemory(config.tokens, config.heads, config.head_dim, dim, scale)
+            return FastWeightMemory(config.tokens, config.heads, config.head_dim, config.momentum, dim, scale)
         case CompressedConfig():
             return CompressedMemory(tuple(Level(*level) for level in config.levels), grid, dim, scale)
         case EpisodicConfig():

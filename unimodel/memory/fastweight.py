@@ -1,36 +1,41 @@
 """A matrix that learns while the world goes on: fast weights under the gated delta rule (Gated DeltaNet, arXiv
-2412.06464; the same surprise-driven write as Titans, arXiv 2501.00663, with one linear layer instead of an MLP).
+2412.06464), or with a momentum (Titans, arXiv 2501.00663, with one matrix instead of an MLP).
 
 Every token of the world writes once: the matrix forgets a little (`decay`), and is corrected towards the token's value
-at the token's key as far as it foretold that wrongly. The scan over a segment in chunks equals one token at a time, so
-where a segment ends changes nothing. Read are a few tokens in front of a segment, asked for by where the last ended.
+at the token's key as far as it foretold that wrongly. With a momentum, corrections go on for some tokens: what comes
+after a surprise is kept as well. The scan over a segment in chunks equals one token at a time, so where a segment ends
+changes nothing. Read are a few tokens in front of a segment, asked for by where the last ended.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta_rule
 
+from unimodel.memory.delta_rule import scan, scan_with_momentum, steady_rate
 from unimodel.memory.protocol import Embed, Prefix, Segment, nothing_asked
 from unimodel.memory.state import State
 
 SLOW_DECAY = -7.0
 """Bias of the decay at the start: a token takes about a thousandth of what was there."""
 
+SHORT_MOMENTUM = -1.0
+"""Bias of the momentum at the start: about a quarter of a correction goes on with the next token."""
+
 
 class FastWeightMemory(nn.Module):
-    """State: `matrix` [rows, heads, head_dim, head_dim] and `where` [rows, dim], the last hidden state of the last
-    segment."""
+    """State: `matrix` [rows, heads, head_dim, head_dim], `where` [rows, dim], the last hidden state of the last
+    segment, and with a momentum `surprise` [rows, heads, head_dim, head_dim], the correction that goes on."""
 
     asked_places = 0
 
-    def __init__(self, tokens: int, heads: int, head_dim: int, dim: int, scale: float) -> None:
+    def __init__(self, tokens: int, heads: int, head_dim: int, has_momentum: bool, dim: int, scale: float) -> None:
         super().__init__()
         self.prefix_places, self._heads, self._head_dim, self._dim = tokens, heads, head_dim, dim
         inner = heads * head_dim
         self.key, self.value = nn.Linear(dim, inner, bias=False), nn.Linear(dim, inner, bias=False)
         self.rate, self.decay = nn.Linear(dim, heads), nn.Linear(dim, heads)
+        self.momentum = nn.Linear(dim, heads) if has_momentum else None
         self.query = nn.Linear(dim, inner, bias=False)
         self.embed_questions, self.embed_slots = nn.Embedding(tokens, inner), nn.Embedding(tokens, dim)
         self.out_norm, self.out = nn.RMSNorm(inner), nn.Linear(inner, dim, bias=False)
@@ -39,15 +44,16 @@ class FastWeightMemory(nn.Module):
         nn.init.zeros_(self.rate.bias)
         nn.init.zeros_(self.decay.weight)
         nn.init.constant_(self.decay.bias, SLOW_DECAY)
+        if self.momentum is not None:
+            nn.init.zeros_(self.momentum.weight)
+            nn.init.constant_(self.momentum.bias, SHORT_MOMENTUM)
         nn.init.normal_(self.out.weight, std=scale * inner**-0.5)
         nn.init.normal_(self.embed_slots.weight, std=scale)
 
     def init(self, rows: int, device: torch.device) -> State:
-        heads, head_dim = self._heads, self._head_dim
-        return {
-            "matrix": torch.zeros(rows, heads, head_dim, head_dim, device=device),
-            "where": torch.zeros(rows, self._dim, device=device),
-        }
+        matrix = torch.zeros(rows, self._heads, self._head_dim, self._head_dim, device=device)
+        state = {"matrix": matrix, "where": torch.zeros(rows, self._dim, device=device)}
+        return state if self.momentum is None else state | {"surprise": torch.zeros_like(matrix)}
 
     def read(self, state: State, embed: Embed) -> Prefix:
         del embed
@@ -69,11 +75,16 @@ class FastWeightMemory(nn.Module):
     def write(self, segment: Segment, state: State) -> State:
         """What is no token of the world learns at rate 0 and forgets nothing."""
         key, value, rate, decay = self._writing(segment.hidden)
-        clean = segment.clean[..., None].to(rate.dtype)
-        matrix = scan(key, value, decay * clean, rate * clean, state["matrix"])
-        last = segment.clean.long() * torch.arange(segment.clean.shape[1], device=matrix.device)
-        where = segment.hidden[torch.arange(len(matrix), device=matrix.device), last.argmax(dim=1)]
-        return {"matrix": matrix, "where": where.to(state["where"].dtype)}
+        last = segment.clean.long() * torch.arange(segment.clean.shape[1], device=key.device)
+        where = segment.hidden[torch.arange(len(key), device=key.device), last.argmax(dim=1)].to(state["where"].dtype)
+        if self.momentum is None:
+            clean = segment.clean[..., None].to(rate.dtype)
+            return {"matrix": scan(key, value, decay * clean, rate * clean, state["matrix"]), "where": where}
+        momentum = nn.functional.logsigmoid(self.momentum(segment.hidden))
+        before = state["matrix"], state["surprise"]
+        rate = steady_rate(rate, momentum)
+        matrix, surprise = scan_with_momentum(key, value, decay, rate, momentum, segment.clean, before)
+        return {"matrix": matrix, "where": where, "surprise": surprise}
 
     def _writing(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys and values [rows, length, heads, head_dim], rates and log decays [rows, length, heads]."""
@@ -81,12 +92,3 @@ class FastWeightMemory(nn.Module):
         key, value = self.key(hidden).unflatten(-1, shape), self.value(hidden).unflatten(-1, shape)
         decay = -nn.functional.softplus(self.decay(hidden))
         return nn.functional.normalize(key, dim=-1), value, self.rate(hidden).sigmoid(), decay
-
-
-def scan(key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, matrix: Tensor) -> Tensor:
-    """The matrix after all tokens: for each, M <- exp(decay) M, then M <- M + rate k (v - M^T k)^T."""
-    _, after = torch_chunk_gated_delta_rule(
-        key, key, value, g=decay, beta=rate, initial_state=matrix, output_final_state=True
-    )
-    assert after is not None
-    return after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,15 @@ def lay_window(
     return Window(ids, sequence, begins[min(1, steps)], begins[steps], picture.start, picture.stop)
 
 
+def known_from(state: WorldState, first: int, *, has_sink: bool) -> tuple[WorldState, int]:
+    """All of a past that a window from frame `first` on tells, and where in that the window begins: what comes of it
+    costs the same however long the past is."""
+    if not (has_sink and first):
+        return state.since(first), 0
+    known = state.since(first - 1)
+    return replace(known, frames=np.concatenate([state.frames[:1], known.frames[1:]])), 1
+
+
 def lay_state(
     builder: SequenceBuilder,
     state: WorldState,
@@ -62,6 +71,7 @@ def lay_state(
     """Frames from `first` on as a sequence, and its ids with rewards and done flags behind MASK, as half of them are in
     training; without `has_outcomes` there are none. Without a sink, a window that begins later than its episode looks
     like one that begins with it. At the places of an agent stand answers that nobody means."""
+    state, first = known_from(state, first, has_sink=has_sink)
     frames, actions = state.frames, state.actions
     silence, never = np.zeros((len(frames), 0), dtype=np.int64), np.zeros(len(actions), dtype=np.bool_)
     unknown = np.full(len(actions), 0.0 if has_outcomes else np.nan)

@@ -33,7 +33,7 @@ from unimodel.world.passage import Passage, Unread, lay_passage
 from unimodel.world.recollection import Recollection
 from unimodel.world.refine import choose, frame_generator, still_hidden
 from unimodel.world.state import WorldState
-from unimodel.world.window import Window, lay_window
+from unimodel.world.window import Window, known_from, lay_window
 
 KEPT_FRACTION = 0.5
 """Share of a full window that stays when it moves on."""
@@ -290,8 +290,8 @@ class Worlds:
 
     def _next_window(self, world: _World, action: Action) -> Window:
         """The window with one more frame, which nobody knows."""
-        state = world.state
-        window = self._window(state.stepped(action, state.frames[-1]), world.first)
+        known, first = known_from(world.state, world.first, has_sink=self._has_sink)
+        window = self._window(known.stepped(action, known.frames[-1]), first)
         window.ids[window.codes : window.codes_stop] = self._builder.vocabulary.mask(Modality.IMAGE)
         return window
 
