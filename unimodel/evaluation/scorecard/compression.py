@@ -75,11 +75,13 @@ def score_bits(likelihoods: Mapping[str, Likelihoods]) -> Score:
     return measured(BITS, figures, copying, None, len(found.true))
 
 
-def score_bytes(memory_bytes: int, codes: int, code_kinds: int, frames: int) -> Score:
-    """Of a memory beside `codes` a frame, each of `code_kinds` kinds, of so many `frames`."""
+def score_bytes(memory_bytes: int, codes: int, code_kinds: int, frames: int, recalls: float | None) -> Score:
+    """Of a memory beside `codes` a frame, each of `code_kinds` kinds, of so many `frames`; what it is good for: it
+    `recalls` such a share of what can be known beyond a window."""
     archive = frames * codes * math.ceil(math.log2(code_kinds)) / 8
     figures = {MODEL: Estimate(memory_bytes / archive)}
-    about = f"{memory_bytes:,} bytes beside {archive:,.0f} of {frames} frames; what it is good for is recall"
+    recalled = "nothing that can be told" if recalls is None else f"{recalls:.0%} of the way to perfect recall"
+    about = f"{memory_bytes:,} bytes beside {archive:,.0f} of {frames} frames, for {recalled}"
     return measured(BYTES, figures, 1.0, None, 1, about)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -125,6 +126,12 @@ def score_recall(answers: Mapping[str, Answers]) -> Score:
         return not_measured(RECALL, "no held-out episode shows again what it showed long ago")
     figures = {name: some.accuracy() for name, some in beyond.items()}
     return measured(RECALL, figures, figures[WINDOW].value, 1.0, beyond[MODEL].total)
+
+
+def unchanged(recalled: Recalled, frames: np.ndarray) -> Recalled:
+    """What would be right of an episode's codes [T + 1, rows, columns] if every frame were the one before."""
+    same = (frames[1:] == frames[:-1]).reshape(len(frames) - 1, -1).sum(axis=1)
+    return replace(recalled, right=same)
 
 
 def recalled_answers(recalled: Sequence[Recalled], empty: Sequence[Recalled], window: int) -> Answers:

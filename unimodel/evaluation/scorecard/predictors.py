@@ -7,7 +7,7 @@ without a model. Every figure is the same function of each of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
