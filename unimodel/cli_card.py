@@ -11,7 +11,7 @@ def world_card(run: Path, split: Literal["validation", "test"]) -> None:
     from rich.table import Table
 
     from unimodel.evaluation.scorecard.finished import has_card
-    from unimodel.evaluation.scorecard.standing import card_lines, verdict
+    from unimodel.evaluation.scorecard.standing import card_lines, place_lines, verdict
     from unimodel.observe.progress import console, say
     from unimodel.run_folder import RunFolder, read_json
 
@@ -28,16 +28,18 @@ def world_card(run: Path, split: Literal["validation", "test"]) -> None:
     table = Table("of", "score", "model [95%]", *card["predictors"][1:], "baseline", "real", "needed", "gate")
     last = ""
     for line in card_lines(card):
-        if last and line[0] != last:
+        if last and line.of != last:
             table.add_section()
-        table.add_row("" if line[0] == last else line[0], *line[1:])
-        last = line[0]
+        gate = "passed" if line.passed else "FAILED"
+        table.add_row(
+            line.of if line.of != last else "", line.name, *line.figures, line.baseline, line.real, line.needed, gate
+        )
+        last = line.of
     console.print(table)
     for score in card["scores"]:
         if score["not_measured"]:
             say(f"not measured: {score['name']}: {score['not_measured']}")
     say(verdict(card["scores"]))
-    for place in card["standing"]:
-        gates = f"{place['passed']} of {place['of']} gates that all have"
-        say(f"{place['predictor']:12} {gates}, {place['mean_way']:.0%} of the way to reality")
+    for place in place_lines(card):
+        say(place)
     say(str(folder.scorecard))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,13 +92,17 @@ def make_card(path: Path, split: Split) -> None:
     say(f"the score card of stage {loaded.stage}; window only is {about}", log=run.log)
     held_out = load_held_out(config, run, split, loaded.bundle.vocabulary, loaded.bundle.builder.eos_id)
     held_out = replace(held_out, episodes=held_out.episodes[:MOST_EPISODES], tokens=held_out.tokens[:MOST_EPISODES])
+    say(f"rolling out {len(held_out.episodes)} episodes, twice", log=run.log)
     rollouts = {MODEL: roll_held_out(loaded, held_out), WINDOW: roll_held_out(shortened, held_out)}
     rollouts[COPY] = standing_still(rollouts[MODEL])
     real, models = as_it_was(rollouts[MODEL]), {MODEL: loaded, WINDOW: shortened}
     reads_windows = config.stages[loaded.stage].memory is None
     likelihoods = {name: measure_likelihoods(one, held_out) for name, one in models.items() if reads_windows}
     materials = Materials(loaded, shortened, split, held_out, rollouts, real, likelihoods)
-    scores = [score for part in _PARTS for score in part(materials)]
+    scores = []
+    for name, part in _PARTS.items():
+        say(f"measuring {name}", log=run.log)
+        scores += part(materials)
     card = {
         "state": card_state(config, run, split),
         "stage": loaded.stage,
@@ -232,14 +236,14 @@ def _alignment(m: Materials) -> Iterator[Score]:
     yield alignment.score_exploitation(read_json(control) if control.exists() else None)
 
 
-_PARTS: Sequence[Callable[[Materials], Iterator[Score]]] = (
-    _persistence,
-    _agency,
-    _emergence,
-    _coherence,
-    _compression,
-    _alignment,
-)
+_PARTS: dict[str, Callable[[Materials], Iterator[Score]]] = {
+    "persistence": _persistence,
+    "agency and social information": _agency,
+    "emergence": _emergence,
+    "coherence": _coherence,
+    "compression": _compression,
+    "alignment": _alignment,
+}
 
 
 def _or_why(definition: Definition, measure: Callable[[], Score]) -> Score:

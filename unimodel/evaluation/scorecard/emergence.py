@@ -13,7 +13,7 @@ from unimodel.evaluation.rollouts import Rollout
 from unimodel.evaluation.scorecard.score import COPY, MODEL, Definition, Gate, Score, measured, not_measured
 from unimodel.evaluation.table import Estimate
 
-SPLITS = 50
+SPLITS = 20
 """Of the held-out episodes in halves."""
 FEWEST = 8
 """Episodes that two halves say something with."""

@@ -127,8 +127,8 @@ def measured(
     if definition.gate.is_sure and floor is not None and not sign * (floor - baseline) > ROUNDING:
         why = f"{definition.baseline} scores {baseline:.3g} and reality {floor:.3g}: it tells no model apart"
         return not_measured(definition, why)
-    there = {name: one for name, one in figures.items() if not math.isnan(one.value)}
-    return Score(definition, there, baseline, floor, samples, about=about)
+    there = {name: _plain(one) for name, one in figures.items() if not math.isnan(one.value)}
+    return Score(definition, there, float(baseline), None if floor is None else float(floor), samples, about=about)
 
 
 def target(gate: Gate, baseline: float, floor: float | None) -> float:
@@ -145,7 +145,12 @@ def gate(definition: Definition, figure: Estimate, baseline: float, floor: float
         return True
     if figure.interval is None:
         return False
-    return min(sign * (end - baseline) for end in figure.interval) > 0
+    return all(sign * (end - baseline) > 0 for end in figure.interval)
+
+
+def _plain(figure: Estimate) -> Estimate:
+    """In numbers of Python, whose comparisons JSON can hold."""
+    return Estimate(float(figure.value), float(figure.low), float(figure.high))
 
 
 def _told(score: Score, predictor: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from unimodel.evaluation.scorecard.score import MODEL, PREDICTORS
@@ -37,21 +38,53 @@ def verdict(scores: Sequence[Mapping[str, Any]]) -> str:
     return f"{said}; failed: {', '.join(failed)}" if failed else said
 
 
-def card_lines(card: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """(score, one figure for each predictor, baseline, real, needed, gate) as text, of those that are measured."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A score as text; `figures` of every predictor."""
+
+    of: str
+    name: str
+    figures: tuple[str, ...]
+    baseline: str
+    real: str
+    needed: str
+    passed: bool
+    formula: str
+    about: str
+
+
+def card_lines(card: Mapping[str, Any]) -> list[Line]:
+    """Of the scores that are measured."""
     lines = []
     for score in card["scores"]:
         if MODEL not in score["figures"]:
             continue
-        figures = [_figure(score["figures"].get(name), name == MODEL) for name in PREDICTORS]
-        name = score["name"] + (f", {score['unit']}" if score["unit"] else "")
-        ends = [_number(score["baseline"]), "" if score["floor"] is None else _number(score["floor"])]
-        gate = score["gate"]
-        least = f"{'≥' if score['higher_is_better'] else '≤'} {_number(gate['value'])}"
-        if score["floor"] is None and gate["is_sure"]:
-            least = f"{'>' if score['higher_is_better'] else '<'} {_number(gate['value'])}"
-        lines.append((score["property"], name, *figures, *ends, least, "passed" if score["passed"] else "FAILED"))
+        gate, higher = score["gate"], score["higher_is_better"]
+        only_sure = score["floor"] is None and gate["is_sure"]
+        sign = (">" if higher else "<") if only_sure else ("≥" if higher else "≤")
+        lines.append(
+            Line(
+                score["property"],
+                score["name"] + (f", {score['unit']}" if score["unit"] else ""),
+                tuple(_figure(score["figures"].get(name), name == MODEL) for name in PREDICTORS),
+                _number(score["baseline"]),
+                "" if score["floor"] is None else _number(score["floor"]),
+                f"{sign} {_number(gate['value'])}",
+                score["passed"],
+                f"{score['formula']}; baseline: {score['baseline_name']}",
+                score["about"],
+            )
+        )
     return lines
+
+
+def place_lines(card: Mapping[str, Any]) -> list[str]:
+    """Who comes first, as text."""
+    return [
+        f"{place['predictor']}: {place['passed']} of the {place['of']} gates that all three have, "
+        f"{place['mean_way']:.0%} of the way from the baselines to reality"
+        for place in card["standing"]
+    ]
 
 
 def _figure(figure: Mapping[str, Any] | None, with_interval: bool) -> str:
