@@ -246,12 +246,12 @@ def _rules() -> Pair:
 
     def rolled(pictures: Sequence[np.ndarray]) -> list[Rollout]:
         codes = np.zeros((4, 2, 2), dtype=int)
+        both = zip(frames, pictures, strict=True)
+        pairs = [[Frames(codes, some[1:]) for some in (real, made)] for real, made in both]
         return [
-            Rollout(
-                str(n), *(Frames(codes, some[1:]) for some in (real, made)), Frames(codes[0], real[0]), real[1:], NONE, NONE
-            )
-            for n, (real, made) in enumerate(zip(frames, pictures, strict=True))
-        ]  # fmt: skip
+            Rollout(str(n), *pair, Frames(codes[0], real[0]), real[1:], NONE, NONE)
+            for n, (pair, real) in enumerate(zip(pairs, frames, strict=True))
+        ]
 
     rng = np.random.default_rng(0)
     mixed = np.stack(frames).reshape(8, 5, 8, 8, 8, 8, 3)

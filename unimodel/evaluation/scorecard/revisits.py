@@ -82,8 +82,9 @@ def revisit_answers(rollouts: Sequence[Rollout], episodes: Mapping[str, Episode]
         episode = episodes[one.key]
         frames = episode.frames[: CONTEXT_FRAMES + one.steps]
         pairs = _made_again(one, episode)
+        different = np.unique(frames.reshape(len(frames), -1), axis=0)
         for i, j in pairs[are_unchanged(frames, pairs)].tolist():
-            others = _distractors(frames, i, episode.key)
+            others = _distractors(different, frames[i], (episode.key, i))
             if not len(others) or j - i > window * GAPS_WINDOWS[-1]:
                 continue
             group = int(np.searchsorted(window * np.array(GAPS_WINDOWS), j - i))
@@ -120,9 +121,8 @@ def _made_again(one: Rollout, episode: Episode) -> np.ndarray:
     return pairs[pairs[:, 1] >= CONTEXT_FRAMES]
 
 
-def _distractors(frames: np.ndarray, at: int, key: str) -> np.ndarray:
-    """uint8 [up to 15, ...]: other pictures of the episode."""
-    others = np.unique(frames.reshape(len(frames), -1), axis=0)
-    others = others[(others != frames[at].ravel()).any(axis=1)]
-    chosen = keyed_generator("revisits", key, at).permutation(len(others))[:DISTRACTORS]
-    return others[chosen].reshape(-1, *frames.shape[1:])
+def _distractors(pictures: np.ndarray, shown: np.ndarray, key: tuple[str, int]) -> np.ndarray:
+    """uint8 [up to 15, height, width, 3] of the `pictures` [n, values] of an episode: others than the one `shown`."""
+    others = pictures[(pictures != shown.ravel()).any(axis=1)]
+    chosen = keyed_generator("revisits", *key).permutation(len(others))[:DISTRACTORS]
+    return others[chosen].reshape(-1, *shown.shape)
