@@ -44,7 +44,7 @@ from unimodel.evaluation.table import Estimate
 from unimodel.tokenizers.image import ImageTokenizer
 from unimodel.world.state import WorldState
 
-EPISODES, WINDOW_FRAMES, LONG_ROUND = 30, 4, 41
+EPISODES, ROUNDS, WINDOW_FRAMES, LONG_ROUND = 30, 10, 4, 41
 NOTHING = np.zeros(0, dtype=np.int64)
 NONE = Outcomes(np.zeros(0), np.zeros(0))
 Pair = tuple[Score, Score]
@@ -106,7 +106,7 @@ def _restart() -> Pair:
 
 
 def _revisit() -> Pair:
-    episodes, rollouts = zip(*(_round(seed, 6, 30) for seed in range(EPISODES)), strict=True)
+    episodes, rollouts = zip(*(_round(seed, 6, 30) for seed in range(ROUNDS)), strict=True)
     known = {episode.key: episode for episode in episodes}
     return _both(
         lambda some: persistence.score_revisits(_beside(some), as_it_was(rollouts), known, WINDOW_FRAMES),
@@ -131,7 +131,7 @@ def _half_life() -> Pair:
 
 
 def _evolution() -> Pair:
-    episodes, rollouts = zip(*(_round(seed, 6, 30, changes=True) for seed in range(EPISODES)), strict=True)
+    episodes, rollouts = zip(*(_round(seed, 6, 30, changes=True) for seed in range(ROUNDS)), strict=True)
     known = {episode.key: episode for episode in episodes}
     return _both(
         lambda some: persistence.score_evolution(_beside(some), known, WINDOW_FRAMES),
@@ -390,7 +390,7 @@ def test_who_remembers_who_forgets_and_who_stands_still_are_ranked_in_this_order
     rollouts = {**both, COPY: standing_still(both[MODEL])}
     real, missions = as_it_was(both[MODEL]), {one.key: one.key for one in both[MODEL]}
     seen = {one.key for one in real[: EPISODES // 2]}
-    episodes, perfect_rounds = zip(*(_round(seed, 6, 30) for seed in range(EPISODES)), strict=True)
+    episodes, perfect_rounds = zip(*(_round(seed, 6, 30) for seed in range(ROUNDS)), strict=True)
     lost = [_shuffled(one) for one in perfect_rounds]
     rounds = {MODEL: perfect_rounds, WINDOW: lost, COPY: standing_still(perfect_rounds)}
     scores = [

@@ -48,7 +48,7 @@ REVISIT = Definition(
 HALF_LIFE = Definition(
     "half-life of what was seen",
     "persistence",
-    "shortest gap from which on (accuracy - chance) / (1 - chance) < 0.5; the longest one there is if it never falls",
+    "longest gap up to which (accuracy - chance) / (1 - chance) >= 0.5, as far as held-out episodes go",
     "one window",
     f"{WINDOWS_TO_LAST} windows",
     Gate(1.0),

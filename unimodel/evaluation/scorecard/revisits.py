@@ -57,18 +57,18 @@ class Answers:
         return over_episodes(lambda r, n, axis: r.sum(axis=axis) / n.sum(axis=axis), right[some], asked[some])
 
     def half_life(self, fewest: int) -> Estimate:
-        """The shortest gap, in windows, of a group from which on less than half of what can be known is: (accuracy -
-        chance) / (1 - chance) < 0.5; the longest gap where it always is. Groups of fewer questions say nothing."""
+        """The longest gap, in windows, up to which at least half of what can be known is: (accuracy - chance) / (1 -
+        chance) >= 0.5 in every group to there; 1 where it is in none. Groups of fewer questions say nothing."""
         kept = np.flatnonzero(self.asked.sum(axis=0) >= fewest)
         if not len(kept):
             return Estimate(np.nan)
-        ends = np.array([self.windows[group] for group in kept], dtype=np.float64)
+        reached = np.array([1, *(self.windows[group] for group in kept)], dtype=np.float64)
 
         def of_episodes(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
             parts = (self.right, self.by_chance, self.asked)
             right, chance, asked = (part[:, kept][chosen].sum(axis=-2) for part in parts)
             lost = (right - chance) < HALF * (asked - chance)
-            return np.where(lost.any(axis=-1), ends[lost.argmax(axis=-1)], ends[-1])
+            return reached[np.where(lost.any(axis=-1), lost.argmax(axis=-1), len(kept))]
 
         return over_episodes(of_episodes, np.arange(len(self.right)))
 
