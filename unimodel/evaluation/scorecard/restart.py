@@ -26,7 +26,7 @@ from unimodel.world.sessions.living import Act, LivingWorld
 from unimodel.world.sessions.past import Birth
 from unimodel.world.state import WorldState
 
-WORLDS, LEAST_TICKS, SEED = 6, 6, 0
+WORLDS, LEAST_TICKS, SEED = 4, 6, 0
 SETTINGS = FillSettings(temperature=1.0)
 """Frames are drawn, so that the noise has to go on as well."""
 
