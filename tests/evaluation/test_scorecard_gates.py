@@ -6,7 +6,7 @@ Run: pytest tests/evaluation/test_scorecard_gates.py
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -108,11 +108,7 @@ def _restart() -> Pair:
 def _revisit() -> Pair:
     episodes, rollouts = zip(*(_round(seed, 6, 30) for seed in range(ROUNDS)), strict=True)
     known = {episode.key: episode for episode in episodes}
-    return _both(
-        lambda some: persistence.score_revisits(_beside(some), as_it_was(rollouts), known, WINDOW_FRAMES),
-        rollouts,
-        [_shuffled(one) for one in rollouts],
-    )
+    return _both(lambda some: _revisits(_beside(some), known), rollouts, [_shuffled(one) for one in rollouts])
 
 
 def _half_life() -> Pair:
@@ -397,7 +393,7 @@ def test_who_remembers_who_forgets_and_who_stands_still_are_ranked_in_this_order
         coherence.score_drift(rollouts, _tokenizer()),
         emergence.score_compositions(rollouts, missions, seen),
         emergence.score_macro(rollouts, real),
-        persistence.score_revisits(rounds, as_it_was(perfect_rounds), {e.key: e for e in episodes}, WINDOW_FRAMES),
+        _revisits(rounds, {one.key: one for one in episodes}),
     ]
     places = standing([score.to_dict() for score in scores])
     assert [place["predictor"] for place in places] == [MODEL, WINDOW, COPY]
@@ -444,6 +440,7 @@ def test_what_is_not_measured_is_no_pass_and_counts_for_nobody() -> None:
         (lambda: alignment.score_instruction([]), "unimodel eval"),
         (lambda: alignment.score_exploitation(None), "unimodel world plan"),
         (lambda: persistence.score_half_life({MODEL: _answers()}), "longer episodes"),
+        (lambda: persistence.score_revisits({MODEL: _answers()}, _answers(), 30), "it takes 20"),
         (lambda: coherence.score_loops({}, []), "lead back"),
     ],
 )
@@ -459,8 +456,14 @@ class _Same(dict[str, str]):
         return ""
 
 
+def _revisits(rollouts: Mapping[str, Sequence[Rollout]], known: Mapping[str, Episode]) -> Score:
+    found = {name: revisit_answers(some, known, WINDOW_FRAMES) for name, some in rollouts.items()}
+    real = revisit_answers(as_it_was(rollouts[MODEL]), known, WINDOW_FRAMES)
+    return persistence.score_revisits(found, real, WINDOW_FRAMES)
+
+
 def _answers():
-    episode, rollout = _round(0, 6, 90)
+    episode, rollout = _round(0, 6, 24)
     return revisit_answers([rollout], {episode.key: episode}, WINDOW_FRAMES)
 
 

@@ -65,6 +65,8 @@ class Materials:
     real: list[Rollout]
     likelihoods: dict[str, Likelihoods]
     """Of the models; none where a stage reads with a memory."""
+    recalled: dict[str, Answers]
+    """By predictor; none without a memory, and where nobody knows what is shown again."""
 
     @property
     def models(self) -> dict[str, LoadedRun]:
@@ -98,7 +100,8 @@ def make_card(path: Path, split: Split) -> None:
     real, models = as_it_was(rollouts[MODEL]), {MODEL: loaded, WINDOW: shortened}
     reads_windows = config.stages[loaded.stage].memory is None
     likelihoods = {name: measure_likelihoods(one, held_out) for name, one in models.items() if reads_windows}
-    materials = Materials(loaded, shortened, split, held_out, rollouts, real, likelihoods)
+    recalled = _recalled(loaded, held_out)
+    materials = Materials(loaded, shortened, split, held_out, rollouts, real, likelihoods, recalled)
     scores = []
     for name, part in _PARTS.items():
         say(f"measuring {name}", log=run.log)
@@ -131,28 +134,29 @@ def _persistence(m: Materials) -> Iterator[Score]:
         yield not_measured(persistence.RESTART, "a world of several agents does not live on a disk yet")
     else:
         yield persistence.score_restart(restart_worlds(m.loaded, m.held_out))
-    yield persistence.score_revisits(m.rollouts, m.real, episodes, window)
-    answers = _recalled(m) if m.has_memory else {}
-    by_gap = answers or {name: revisit_answers(some, episodes, window) for name, some in m.rollouts.items()}
-    yield persistence.score_half_life(by_gap)
+    revisited = {name: revisit_answers(some, episodes, window) for name, some in m.rollouts.items()}
+    yield persistence.score_revisits(revisited, revisit_answers(m.real, episodes, window), window)
+    yield persistence.score_half_life(m.recalled or revisited)
     yield persistence.score_evolution(m.rollouts, episodes, window)
-    if m.has_memory:
-        yield persistence.score_recall(answers)
+    if m.recalled:
+        yield persistence.score_recall(m.recalled)
     else:
-        yield not_measured(persistence.RECALL, f"stage {m.loaded.stage} has no memory")
+        why = "nobody knows what is shown again" if m.has_memory else f"stage {m.loaded.stage} has no memory"
+        yield not_measured(persistence.RECALL, why)
 
 
-def _recalled(m: Materials) -> dict[str, Answers]:
-    """By gap, of the model, with an empty memory, and of the real frame before. Nothing where nobody knows what is
-    shown again."""
-    try:
-        since = [steps_since_seen(episode)[1:] for episode in m.held_out.episodes]
-    except ValueError as error:
-        say(f"what is recalled is left out: {error}", log=m.loaded.run.log)
+def _recalled(loaded: LoadedRun, held_out: HeldOut) -> dict[str, Answers]:
+    """By gap, of the model, with an empty memory, and of the real frame before."""
+    if loaded.config.stages[loaded.stage].memory is None:
         return {}
-    ours, empty = (recall(m.loaded, m.held_out.tokens, since, forgets=forgets) for forgets in (False, True))
-    still = [persistence.unchanged(one, tokens.frames) for one, tokens in zip(ours, m.held_out.tokens, strict=True)]
-    each, window = {MODEL: ours, WINDOW: empty, COPY: still}, window_frames(m.loaded)
+    try:
+        since = [steps_since_seen(episode)[1:] for episode in held_out.episodes]
+    except ValueError as error:
+        say(f"what is recalled is left out: {error}", log=loaded.run.log)
+        return {}
+    ours, empty = (recall(loaded, held_out.tokens, since, forgets=forgets) for forgets in (False, True))
+    still = [persistence.unchanged(one, tokens.frames) for one, tokens in zip(ours, held_out.tokens, strict=True)]
+    each, window = {MODEL: ours, WINDOW: empty, COPY: still}, window_frames(loaded)
     return {name: persistence.recalled_answers(some, empty, window) for name, some in each.items()}
 
 
@@ -216,12 +220,12 @@ def _coherence(m: Materials) -> Iterator[Score]:
 def _compression(m: Materials) -> Iterator[Score]:
     yield compression.score_bits(m.likelihoods)
     carried = compression.memory_bytes(m.loaded)
+    recalls = persistence.score_recall(m.recalled).way() if m.recalled else None
     if carried is None:
         yield not_measured(compression.BYTES, f"stage {m.loaded.stage} has no memory")
     else:
         frames, size = max(one.num_frames for one in m.held_out.tokens), m.held_out.tokens[0].frames[0].size
-        recalled = persistence.score_recall(_recalled(m)).way()
-        yield compression.score_bytes(carried, size, m.loaded.bundle.vocabulary.image_size, frames, recalled)
+        yield compression.score_bytes(carried, size, m.loaded.bundle.vocabulary.image_size, frames, recalls)
     yield compression.score_cost(compression.time_horizon(m.loaded, m.held_out))
 
 

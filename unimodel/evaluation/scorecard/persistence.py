@@ -13,7 +13,7 @@ from unimodel.evaluation.intervals import over_episodes
 from unimodel.evaluation.memory import ENOUGH, GAPS_WINDOWS, Recalled
 from unimodel.evaluation.rollouts import Rollout
 from unimodel.evaluation.scorecard.restart import Continued, same_tokens
-from unimodel.evaluation.scorecard.revisits import Answers, evolution_answers, revisit_answers
+from unimodel.evaluation.scorecard.revisits import Answers, evolution_answers
 from unimodel.evaluation.scorecard.score import (
     COPY,
     MODEL,
@@ -81,19 +81,15 @@ def score_restart(worlds: Sequence[Continued]) -> Score:
     return measured(RESTART, figures, float(anew.mean()), 1.0, len(worlds), about)
 
 
-def score_revisits(
-    rollouts: Mapping[str, Sequence[Rollout]], real: Sequence[Rollout], episodes: Mapping[str, Episode], window: int
-) -> Score:
-    """Of rollouts by predictor, and of the real frames."""
-    if not any(episode.poses.size for episode in episodes.values()):
-        return not_measured(REVISIT, "this environment tells no poses, so nobody knows when the agent comes back")
-    found = {name: revisit_answers(some, episodes, window).beyond(1) for name, some in rollouts.items()}
-    model, floor = found[MODEL], revisit_answers(real, episodes, window).beyond(1)
+def score_revisits(answers: Mapping[str, Answers], real: Answers, window: int) -> Score:
+    """Of the answers of each predictor, and those of the real frames, by gaps of `window` frames."""
+    found = {name: some.beyond(1) for name, some in answers.items()}
+    model = found[MODEL]
     if model.total < ENOUGH:
-        why = f"the agent comes back {model.total} times after more than {window} frames, and {ENOUGH} say something"
-        return not_measured(REVISIT, why)
-    figures = {name: answers.accuracy() for name, answers in found.items()}
-    return measured(REVISIT, figures, model.chance, floor.accuracy().value, model.total)
+        why = f"the agent is known to come back {model.total} times after more than {window} frames"
+        return not_measured(REVISIT, f"{why}; it takes {ENOUGH}, in an environment that tells poses")
+    figures = {name: some.accuracy() for name, some in found.items()}
+    return measured(REVISIT, figures, model.chance, real.beyond(1).accuracy().value, model.total)
 
 
 def score_half_life(answers: Mapping[str, Answers]) -> Score:

@@ -27,8 +27,8 @@ from unimodel.world.sessions.past import Birth
 from unimodel.world.state import WorldState
 
 WORLDS, LEAST_TICKS, SEED = 4, 6, 0
-SETTINGS = FillSettings(temperature=1.0)
-"""Frames are drawn, so that the noise has to go on as well."""
+SETTINGS = FillSettings(steps=1, temperature=1.0)
+"""Frames are drawn, so that the noise has to go on as well; that does not take several passes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def revisit_answers(rollouts: Sequence[Rollout], episodes: Mapping[str, Episode]
         episode = episodes[one.key]
         frames = episode.frames[: CONTEXT_FRAMES + one.steps]
         pairs = _made_again(one, episode)
-        different = np.unique(frames.reshape(len(frames), -1), axis=0)
+        different = frames[sorted({frame.tobytes(): time for time, frame in enumerate(frames)}.values())]
         for i, j in pairs[are_unchanged(frames, pairs)].tolist():
             others = _distractors(different, frames[i], (episode.key, i))
             if not len(others) or j - i > window * GAPS_WINDOWS[-1]:
@@ -122,7 +122,7 @@ def _made_again(one: Rollout, episode: Episode) -> np.ndarray:
 
 
 def _distractors(pictures: np.ndarray, shown: np.ndarray, key: tuple[str, int]) -> np.ndarray:
-    """uint8 [up to 15, height, width, 3] of the `pictures` [n, values] of an episode: others than the one `shown`."""
-    others = pictures[(pictures != shown.ravel()).any(axis=1)]
+    """uint8 [up to 15, height, width, 3] of the `pictures` of an episode: others than the one `shown`."""
+    others = pictures[(pictures != shown).any(axis=(1, 2, 3))]
     chosen = keyed_generator("revisits", *key).permutation(len(others))[:DISTRACTORS]
-    return others[chosen].reshape(-1, *shown.shape)
+    return others[chosen]
