@@ -397,8 +397,24 @@ def test_who_remembers_who_forgets_and_who_stands_still_are_ranked_in_this_order
     ]
     places = standing([score.to_dict() for score in scores])
     assert [place["predictor"] for place in places] == [MODEL, WINDOW, COPY]
+    assert [place["place"] for place in places] == [1, 2, 3]
     assert places[0]["passed"] == places[0]["of"] == len(scores) and places[-1]["passed"] == 0
     assert places[0]["mean_way"] > places[1]["mean_way"] > places[2]["mean_way"]
+
+
+def test_who_passes_as_many_gates_shares_the_place() -> None:
+    figures = {name: Estimate(value, 0.6, 0.9) for name, value in ((MODEL, 0.7), (WINDOW, 0.8), (COPY, 0.0))}
+    figures[COPY] = Estimate(0.0, 0.0, 0.0)
+    places = standing([measured(agency.BRANCHES, figures, 0.0, 1.0, 5).to_dict()])
+    assert [(place["place"], place["predictor"]) for place in places] == [(1, MODEL), (1, WINDOW), (3, COPY)]
+
+
+def test_returns_leave_out_what_hardly_comes() -> None:
+    """The little that is expected of each of a thousand steps is no return."""
+    little = Outcomes(np.full(1000, 0.01), np.zeros(1000), np.full(1000, 0.02))
+    assert little.total_reward == 0.0
+    sure = Outcomes(np.array([0.01, 0.9]), np.zeros(2), np.array([0.02, 0.95]))
+    assert sure.total_reward == 0.9 and replace(sure, rewarded=None).total_reward == pytest.approx(0.91)
 
 
 def test_a_gate_asks_for_the_way_and_for_certainty() -> None:

@@ -61,14 +61,14 @@ def score_information(costs: Mapping[str, Sequence[np.ndarray]]) -> Score:
 
 def score_ranks(rollouts: Mapping[str, Sequence[Rollout]]) -> Score:
     """Over episodes, of the steps that are rolled out."""
-    real = np.array([one.happened.rewards.sum() for one in rollouts[MODEL]])
+    real = np.array([one.happened.total_reward for one in rollouts[MODEL]])
     if np.isnan(real).any():
         return not_measured(RANKS, "nobody told the rewards of these episodes")
     if np.unique(real).size < 2:
         return not_measured(RANKS, "all held-out episodes have the same return")
     figures = {}
     for name, some in rollouts.items():
-        imagined = np.array([one.expected.rewards.sum() for one in some])
+        imagined = np.array([one.expected.total_reward for one in some])
         figures[name] = over_episodes(rank_correlation, imagined, real)
     return measured(RANKS, figures, 0.0, 1.0, len(real))
 

@@ -63,12 +63,12 @@ def score_constraint(rows: Sequence[Mapping[str, Any]]) -> Score:
 
 def score_return(rollouts: Mapping[str, Sequence[Rollout]]) -> Score:
     """Over episodes, of the steps that are rolled out."""
-    real = np.array([one.happened.rewards.sum() for one in rollouts[MODEL]])
+    real = np.array([one.happened.total_reward for one in rollouts[MODEL]])
     if np.isnan(real).any():
         return not_measured(RETURN, "nobody told the rewards of these episodes")
     figures = {}
     for name, some in rollouts.items():
-        imagined = np.array([one.expected.rewards.sum() for one in some])
+        imagined = np.array([one.expected.total_reward for one in some])
         figures[name] = over_episodes(_distance, imagined - real)
     about = f"the real return is {real.mean():.2f}"
     return measured(RETURN, figures, abs(float(real.mean())), 0.0, len(real), about)

@@ -48,7 +48,7 @@ from unimodel.training.alignment_setup import recorded_judge
 from unimodel.training.finished import finished_stages
 from unimodel.training.loaded_run import LoadedRun, load_run
 
-MOST_EPISODES = 50
+MOST_EPISODES = 40
 """Each is rolled out by two models."""
 
 

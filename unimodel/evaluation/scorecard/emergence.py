@@ -96,7 +96,7 @@ def macro_statistics(rollouts: Sequence[Rollout]) -> np.ndarray:
         ends = np.flatnonzero(one.expected.over > 0.5)
         length = ends[0] + 1 if len(ends) else one.steps
         told = not np.isnan(one.happened.rewards).any()
-        outcomes = (float(one.expected.rewards.sum()), float(length)) if told else (0.0, 0.0)
+        outcomes = (one.expected.total_reward, float(length)) if told else (0.0, 0.0)
         statistics.append((changes.sum() / one.steps, changes.any(axis=0).mean(), *outcomes))
     return np.array(statistics, dtype=np.float64)
 

@@ -23,8 +23,8 @@ from unimodel.world.rollout import roll_out
 from unimodel.world.state import WorldState
 
 MOST_REPEATS = 4
-LOOPS_PER_STATE = 3
-MOST_LOOPS = 60
+LOOPS_PER_STATE = 2
+MOST_LOOPS = 40
 
 
 @dataclass(frozen=True, slots=True)

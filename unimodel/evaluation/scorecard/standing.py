@@ -10,9 +10,9 @@ from unimodel.evaluation.scorecard.score import MODEL, PREDICTORS
 
 
 def standing(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The predictors, best first: by the gates that they pass, and where that is equal by the mean of the way from
-    baseline to floor, each between 0 and 1. Only scores that all of them have are counted: a world that nothing
-    happens in must not win by what it has not."""
+    """The predictors, best first, by the gates that they pass; who passes as many shares the `place`. Beside it the mean
+    of the way from baseline to floor, each between 0 and 1. Only scores that all of them have are counted: a world that
+    nothing happens in must not win by what it has not."""
     shared = [score for score in scores if all(name in score["figures"] for name in PREDICTORS)]
     places = []
     for name in PREDICTORS:
@@ -26,7 +26,8 @@ def standing(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "mean_way": round(sum(ways) / len(ways), 4) if ways else 0.0,
             }
         )
-    return sorted(places, key=lambda place: (-place["passed"], -place["mean_way"]))
+    places = sorted(places, key=lambda one: -one["passed"])
+    return [{"place": 1 + sum(other["passed"] > one["passed"] for other in places), **one} for one in places]
 
 
 def verdict(scores: Sequence[Mapping[str, Any]]) -> str:
@@ -81,7 +82,7 @@ def card_lines(card: Mapping[str, Any]) -> list[Line]:
 def place_lines(card: Mapping[str, Any]) -> list[str]:
     """Who comes first, as text."""
     return [
-        f"{place['predictor']}: {place['passed']} of the {place['of']} gates that all three have, "
+        f"{place['place']}. {place['predictor']}: {place['passed']} of the {place['of']} gates that all three have, "
         f"{place['mean_way']:.0%} of the way from the baselines to reality"
         for place in card["standing"]
     ]
