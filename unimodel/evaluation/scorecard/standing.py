@@ -10,9 +10,9 @@ from unimodel.evaluation.scorecard.score import MODEL, PREDICTORS
 
 
 def standing(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The predictors, best first, by the gates that they pass; who passes as many shares the `place`. Beside it the mean
-    of the way from baseline to floor, each between 0 and 1. Only scores that all of them have are counted: a world that
-    nothing happens in must not win by what it has not."""
+    """The predictors, best first, by the gates that they pass; who passes as many shares the `place`. Beside it the
+    mean of the way from baseline to floor, each between 0 and 1. Only scores that all of them have are counted: a world
+    in which nothing happens must not win by what it has not."""
     shared = [score for score in scores if all(name in score["figures"] for name in PREDICTORS)]
     places = []
     for name in PREDICTORS:
