@@ -16,13 +16,13 @@ from unimodel.evaluation.scorecard.score import COPY, MODEL, Definition, Gate, S
 from unimodel.evaluation.table import Estimate
 from unimodel.memory.state import num_bytes
 from unimodel.training.loaded_run import LoadedRun
-from unimodel.world.bench import time_steps
+from unimodel.world.bench import WARM_UP_STEPS, time_steps
 from unimodel.world.rollout import worlds_of
 from unimodel.world.state import WorldState
 
 HORIZON_WINDOWS = 10
-STEPS = 24
-"""Timed, early and late: whole windows of them, so that moving on is in both."""
+STEPS, LEAST_STEPS, LEAST_TURNS = 24, 4, 3
+"""Timed of each, in turns of two windows, so that moving on is in both."""
 
 BITS = Definition(
     "bits per frame",
@@ -94,23 +94,28 @@ def score_cost(costs: StepCosts) -> Score:
 
 
 def time_horizon(loaded: LoadedRun, held_out: HeldOut) -> StepCosts:
-    """Steps of one world with random actions, at its beginning and after HORIZON_WINDOWS windows."""
+    """Steps of worlds with random actions, by turns of one that has just begun and of one that has lived through
+    HORIZON_WINDOWS windows: what else the machine does slows both."""
     worlds, window = worlds_of(loaded), window_frames(loaded)
-    start = held_out.tokens[0]
-    slot = worlds.open(WorldState(start.mission, start.frames[:1], start.actions[:0]))
+    episode = held_out.tokens[0]
+    start = WorldState(episode.mission, episode.frames[:1], episode.actions[:0])
     passes, actions = loaded.config.evaluation.sampling_steps, loaded.bundle.vocabulary.action_size
-    steps = max(STEPS, 2 * window)
-    early = time_steps(worlds, [slot], actions, steps, passes)
-    between = max(1, HORIZON_WINDOWS * window - steps)
+    old = worlds.open(start)
     rng, of_each = np.random.default_rng(1), start.actions.shape[1:]
-    for _ in range(between):  # what it has lived through, not how fast
-        worlds.step([slot], rng.integers(actions, size=(1, *of_each)).tolist(), passes=1)
-    begun = len(worlds.state(slot).frames)
-    late = time_steps(worlds, [slot], actions, steps, passes)
-    worlds.close(slot)
-    return StepCosts(
-        [*early.steps, *early.rereading], [*late.steps, *late.rereading], 1 + steps // 2, begun + steps // 2
-    )
+    for _ in range(HORIZON_WINDOWS * window):  # what it has lived through, not how fast
+        worlds.step([old], rng.integers(actions, size=(1, *of_each)).tolist(), passes=1)
+    turn = max(LEAST_STEPS, 2 * window)
+    early: list[float] = []
+    late: list[float] = []
+    for _ in range(max(LEAST_TURNS, STEPS // turn)):
+        young = worlds.open(start)
+        for slot, seconds in ((young, early), (old, late)):
+            times = time_steps(worlds, [slot], actions, turn, passes)
+            seconds += [*times.steps, *times.rereading]
+        worlds.close(young)
+    frames = len(worlds.state(old).frames)
+    worlds.close(old)
+    return StepCosts(early, late, 1 + WARM_UP_STEPS + turn // 2, (HORIZON_WINDOWS * window + frames) // 2)
 
 
 def memory_bytes(loaded: LoadedRun) -> int | None:

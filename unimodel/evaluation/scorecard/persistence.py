@@ -97,7 +97,7 @@ def score_half_life(answers: Mapping[str, Answers]) -> Score:
     asked = answers[MODEL].asked.sum(axis=0)
     longest = max((end for end, n in zip(answers[MODEL].windows, asked, strict=True) if n >= ENOUGH), default=0)
     if longest < WINDOWS_TO_LAST:
-        why = f"held-out episodes ask for nothing older than {longest} windows" if longest else "nothing is shown again"
+        why = f"too few frames show what was seen more than {longest} windows ago"
         return not_measured(HALF_LIFE, f"{why}; it takes {WINDOWS_TO_LAST}: record longer episodes")
     figures = {name: some.beyond(1).half_life(ENOUGH) for name, some in answers.items()}
     about = f"the longest gap is {longest} windows"
