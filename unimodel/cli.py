@@ -13,6 +13,7 @@ import typer
 
 from launch.cli import app as launch_app
 from launch.job import MISTAKE, REQUEUE
+from unimodel.cli_card import world_card
 from unimodel.cli_data import ConfigFile, Overrides
 from unimodel.cli_data import app as data_app
 from unimodel.cli_plan import plan_command
@@ -136,8 +137,14 @@ def eval_command(
     split: Annotated[
         Literal["validation", "test"], typer.Option(help="Held-out episodes: validation while choosing settings.")
     ] = "test",
+    stage: Annotated[
+        Literal["world"] | None, typer.Option(help="world: the score card of the last stage that steps a world.")
+    ] = None,
 ) -> None:
     """Evaluate every finished stage on held-out episodes; print the table and write summary.json."""
+    if stage == "world":
+        world_card(run, split)
+        return
     from unimodel.evaluation.finished import is_evaluated
     from unimodel.observe.progress import say
     from unimodel.run_folder import RunFolder

@@ -114,6 +114,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def scorecard(self) -> Path:
+        """What `unimodel eval --stage world` finds (docs/scorecard.md)."""
+        return self.path / "scorecard.json"
+
+    @property
     def samples(self) -> Path:
         """Pictures made by `unimodel generate` and `unimodel eval`."""
         return self.path / "samples"

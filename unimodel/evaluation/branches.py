@@ -102,6 +102,11 @@ def possible_actions(episode: Episode, step: int, agent: int) -> np.ndarray:
 
 
 def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
+    """The states of `branching_states`, and what the model makes of them. Raises ValueError as it does."""
+    return step_branches(loaded, branching_states(loaded, held_out))
+
+
+def branching_states(loaded: LoadedRun, held_out: HeldOut) -> list[Branching]:
     """A state of each of the first held-out episodes in whose state actions differ at all, `evaluation.branch_states`
     of them; in episodes of several agents each of these tries.
 
@@ -116,6 +121,11 @@ def branch_held_out(loaded: LoadedRun, held_out: HeldOut) -> list[Branched]:
         state = branching_state(episode, tokens, size, loaded.bundle.only_latent_actions, agent)
         if len(state.tried) > 1:
             states.append(state)
+    return states
+
+
+def step_branches(loaded: LoadedRun, states: Sequence[Branching]) -> list[Branched]:
+    """The model's next frame of every state and class."""
     if not states:
         return []
     worlds = [state.world for state in states for _ in state.tried]

@@ -33,6 +33,7 @@ def is_reported(run: RunFolder) -> bool:
     """Whether the page is newer than everything it is made from."""
     if not run.report.exists():
         return False
-    sources = [run.config_file, run.metrics, run.timing, run.evaluation, run.tokenizers / SETTINGS_FILE]
+    sources = [run.config_file, run.metrics, run.timing, run.evaluation, run.scorecard]
+    sources.append(run.tokenizers / SETTINGS_FILE)
     sources += list_checkpoints(run.checkpoints)
     return all(not s.exists() or s.stat().st_mtime_ns < run.report.stat().st_mtime_ns for s in sources)

@@ -21,6 +21,7 @@ from data_pipelines.shards.index import read_manifest
 from data_pipelines.shards.storage import join
 from unimodel.config import RunConfig
 from unimodel.evaluation.held_out import HeldOut, load_held_out
+from unimodel.evaluation.report_card import reported_card
 from unimodel.evaluation.report_curves import curve_chart, reliability_chart
 from unimodel.evaluation.report_plots import Chart, stage_charts
 from unimodel.evaluation.report_samples import counterfactual, descriptions, drawings, reconstructions, rollouts
@@ -145,6 +146,8 @@ def render_report(run: RunFolder, config: RunConfig) -> str:
         seconds=sum(line.get("seconds", 0.0) for line in read_json_lines(run.timing)),
         rows=[_table_row(row) for row in rows],
         details=[_table_row(row) for row in evaluation.get("details", [])],
+        card=reported_card(run, config),
+        wants_card=any(stage.world is not None for _, stage in config.ordered_stages),
         headline=headline(rows, evaluation.get("details", [])),
         by_step=held_out_charts(evaluation),
         branches=evaluation.get("branches", []),

@@ -16,7 +16,7 @@ from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import WORLDS_AT_ONCE, worlds_of
 from unimodel.world.state import WorldState
-from unimodel.world.worlds import Worlds
+from unimodel.world.worlds import LEAST_REWARD_PROBABILITY, Worlds
 
 CONTEXT_FRAMES = 2
 """Real frames that a rollout starts from."""
@@ -32,10 +32,20 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What came with the steps of one episode: `rewards` [n] (or what was expected), `over` [n] (or how likely)."""
+    """What came with the steps of one episode: `rewards` [n] (or what was expected), `over` [n] (or how likely), and of
+    what was expected, how likely there was any reward [n]."""
 
     rewards: np.ndarray
     over: np.ndarray
+    rewarded: np.ndarray | None = None
+
+    @property
+    def total_reward(self) -> float:
+        """The return; steps that hardly have a reward count as none, as in imagined play (`Outcome.rewards_above`): the
+        little that is expected of each would sum up."""
+        if self.rewarded is None:
+            return float(self.rewards.sum())
+        return float(self.rewards[self.rewarded >= LEAST_REWARD_PROBABILITY].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +124,7 @@ def step_worlds(
     """Each state after each of its actions [n] or [n, agents]: codes [n, rows, columns], and the outcomes expected."""
     order = sorted(range(len(states)), key=lambda i: -len(actions[i]))  # worlds of a batch end at about the same step
     frames: dict[int, list[np.ndarray]] = {i: [] for i in order}
-    told: dict[int, list[tuple[float, float]]] = {i: [] for i in order}
+    told: dict[int, list[tuple[float, float, float]]] = {i: [] for i in order}
     for first in range(0, len(order), WORLDS_AT_ONCE):
         some = order[first : first + WORLDS_AT_ONCE]
         slots = {i: worlds.open(states[i], seed=i) for i in some}
@@ -125,10 +135,10 @@ def step_worlds(
             outcome = worlds.outcomes(here)
             for row, i in enumerate(some):
                 frames[i].append(codes[row])
-                told[i].append((float(outcome.rewards[row]), float(outcome.over[row])))
+                told[i].append((float(outcome.rewards[row]), float(outcome.over[row]), float(outcome.rewarded[row])))
         for slot in slots.values():
             worlds.close(slot)
-    outcomes = [Outcomes(*np.array(told[i]).reshape(-1, 2).T) for i in range(len(states))]
+    outcomes = [Outcomes(*np.array(told[i]).reshape(-1, 3).T) for i in range(len(states))]
     return [np.stack(frames[i]) for i in range(len(states))], outcomes
 
 

@@ -63,8 +63,16 @@ class Memory(nn.Module):
         super().__init__()
         self.mechanisms = nn.ModuleDict(mechanisms)
         self.span, self._codes, self._dim = span, codes_per_frame, dim
+        self.forgets = False
+        """All that it has read, whenever it writes: what is left of its model is a window."""
         self.prefix_places = sum(each.prefix_places for _, each in self._each())
         self.asked_places = sum(each.asked_places for _, each in self._each())
+
+    def forgetful(self) -> Memory:
+        """The same mechanisms, whose memory is empty in every segment. This one stays as it is."""
+        other = Memory(dict(self.mechanisms.items()), self.span, self._codes, self._dim)
+        other.forgets = True
+        return other.eval()
 
     def init(self, rows: int, device: torch.device) -> State:
         """A memory of nothing for so many rows; COUNT is how many segments each has written."""
@@ -93,6 +101,8 @@ class Memory(nn.Module):
 
     def write(self, segment: Segment, state: State) -> State:
         """What is known after a segment."""
+        if self.forgets:
+            return self.init(len(state[COUNT]), state[COUNT].device)
         states: list[tuple[str, State]] = []
         begin = 0
         for name, each in self._each():
