@@ -41,6 +41,8 @@ class World(nn.Module):
     With `obeys` False it expects action 1 whatever was done.
     """
 
+    segment_tokens = None
+
     def __init__(self, obeys: bool = True) -> None:
         super().__init__()
         self.obeys, self.nowhere = obeys, nn.Parameter(torch.zeros(1))

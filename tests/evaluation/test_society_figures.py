@@ -33,6 +33,8 @@ class Society(nn.Module):
     """A model of a world in which agent k adds `weights[k]` times its action's number to every code. It knows whose
     action is whose by the height at which it stands."""
 
+    segment_tokens = None
+
     def __init__(self, weights: tuple[int, ...]) -> None:
         super().__init__()
         self.weights, self.nowhere = weights, nn.Parameter(torch.zeros(1))
