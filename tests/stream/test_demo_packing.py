@@ -60,7 +60,9 @@ def fill(name: str, stage: StageConfig, shapes: list[EpisodeShape]) -> float:
 
 def test_the_demos_rows_are_99_percent_full() -> None:
     """B4: over the run; its clips, 161 tokens in rows of 570, cost the last stage a little more."""
-    stages, shapes = load_config(DEMO).ordered_stages, recorded_shapes()
+    # Rows of a memory stage are segments of equal length, with room for the longest.
+    stages = [(name, stage) for name, stage in load_config(DEMO).ordered_stages if stage.memory is None]
+    shapes = recorded_shapes()
     fills = {name: fill(name, stage, shapes) for name, stage in stages}
     assert min(fills.values()) > 0.988, fills
     places = {name: stage.steps * stage.batch.rows * stage.batch.row_tokens for name, stage in stages}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.since_seen import are_unchanged, revisits
+from data_pipelines.sources.revisits import are_unchanged, revisits
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.evaluation.intervals import over_episodes
 from unimodel.evaluation.memory import GAPS_WINDOWS
