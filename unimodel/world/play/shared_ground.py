@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,9 +36,14 @@ class SharedGround:
         object.__setattr__(self, "model", ModelThread([self.dream]))
         self.model.start()
 
-    def step(self, agent: str, action: int, passes: int) -> np.ndarray:
+    @property
+    def num_agents(self) -> int:
+        """How many act in every tick."""
+        return self.world.past.birth.num_agents
+
+    def step(self, acts: Sequence[Act], passes: int) -> np.ndarray:
         """On the model's thread: a tick, and its picture uint8 [height, width, 3]."""
-        return self.dream.pictures(self.world.step([Act(agent, action)], passes)[None])[0]
+        return self.dream.pictures(self.world.step(acts, passes)[None])[0]
 
     def picture(self) -> np.ndarray:
         """On the model's thread: what is to be seen."""
@@ -58,7 +64,8 @@ def open_shared_ground(loaded: LoadedRun, name: str, settings: PlaySettings, *, 
     """The world `name` of a run, to be played by all who come. Raises what LivingWorld does."""
     world = revive_world(loaded, name, "play", adopt=adopt, compiled_for=int(settings.compiled))
     patch = loaded.bundle.image.config.patch_pixels
-    rows, columns = world.past.birth.shape
-    controls = Controls.of(world.past.birth.actions)
+    birth = world.past.birth
+    rows, columns = birth.shape
+    dream = Dream(loaded, (rows * patch, columns * patch), num_agents=birth.num_agents)
     pace = Pace(settings.passes, 1 / settings.fps)
-    return SharedGround(name, world, Dream(loaded, (rows * patch, columns * patch)), settings, controls, pace)
+    return SharedGround(name, world, dream, settings, Controls.of(birth.actions), pace)

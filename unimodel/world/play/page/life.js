@@ -24,7 +24,8 @@ function ago(seconds) {
 
 export class Life {
   constructor(rename) {
-    this.actor = null;
+    this.actors = [];
+    this.seats = [];
     $("rename").addEventListener("submit", (event) => {
       event.preventDefault();
       const name = $("name").value.trim();
@@ -33,8 +34,9 @@ export class Life {
     });
   }
 
-  setWelcome({ you }) {
+  setWelcome({ you, seats }) {
     this.you = you;
+    this.seats = seats;
     if (you && document.activeElement !== $("name")) $("name").value = you;
   }
 
@@ -51,10 +53,14 @@ export class Life {
     this.setTick(tick);
   }
 
-  setFrame(frame, action) {
-    this.actor = frame.agent;
-    this.setTick(frame.step);
-    $("deed").textContent = action === null ? "" : frame.agent === null ? `Nobody did anything (${action})` : `${frame.agent === this.you ? "You" : frame.agent}: ${action}`;
+  // `nameOf` tells an action's name.
+  setFrame({ step, agent, action, acts }, nameOf) {
+    this.actors = acts.length ? acts.filter((act) => act.action !== null).map((act) => act.agent) : [agent];
+    this.setTick(step);
+    const who = (name) => (name === this.you ? "You" : name);
+    const each = acts.map((act, seat) => `${this.seats[seat]}, ${act.agent === null ? "nobody" : `${who(act.agent)}: ${act.action === null ? "nothing known" : nameOf(act.action)}`}`);
+    const alone = action === null ? "" : agent === null ? `Nobody did anything (${nameOf(action)})` : `${who(agent)}: ${nameOf(action)}`;
+    $("deed").textContent = acts.length ? each.join(" · ") : alone;
     this.draw();
   }
 
@@ -63,10 +69,14 @@ export class Life {
   }
 
   draw() {
-    $("agents").replaceChildren(...(this.agents ?? []).map(({ name, since }) => {
-      const person = element("li", name === this.you ? `${name} (you)` : name);
+    const mine = (this.agents ?? []).find(({ name }) => name === this.you);
+    $("seat").hidden = !this.seats.length || !mine;
+    $("seat").textContent = this.seats[mine?.seat] ? `You are ${this.seats[mine.seat]}.` : "All agents are taken: you look on until one is free.";
+    $("agents").replaceChildren(...(this.agents ?? []).map(({ name, since, seat }) => {
+      const part = this.seats.length ? `, ${this.seats[seat] ?? "looks on"}` : "";
+      const person = element("li", `${name === this.you ? `${name} (you)` : name}${part}`);
       person.title = `Here since tick ${since}`;
-      person.classList.toggle("acted", name === this.actor);
+      person.classList.toggle("acted", this.actors.includes(name));
       return person;
     }));
   }
