@@ -90,8 +90,8 @@ class LivingWorld:
         return self.past.frame(self.past.at(self.tick))
 
     def step(self, acts: Sequence[Act], passes: int) -> np.ndarray:
-        """One tick: int64 codes [rows, columns] of the next frame after so many refinement passes. In a world of several
-        agents there is an act of each, agent 0 first.
+        """One tick: int64 codes [rows, columns] of the next frame after so many refinement passes. `acts` is one, or
+        that of each of several agents, agent 0 first.
 
         Raises ValueError for acts that the world cannot take, OSError when the disk is full or fails or the world was
         deleted: the tick has not happened then.

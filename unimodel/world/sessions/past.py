@@ -58,8 +58,9 @@ class Birth:
         return number if name in ("", number.replace(" ", "_")) else f"{number} ({name})"
 
     def ticks_of(self, texts: Sequence[str]) -> list[list[int]]:
-        """What each agent does in ticks that are given as `left` or `0`; of several agents as `left+1`, with `-` for one
-        that does not act: UNKNOWN_ACTION. Raises ValueError for an action that there is not, or not one of each."""
+        """What each agent does in ticks that are given as `left` or `0`; of several agents as `left+1`, with `-` for
+        one that does not act: UNKNOWN_ACTION. Raises ValueError for an action that there is not, or not one of each.
+        """
         if self.num_agents == 1:
             return [[number] for number in self.numbers_of(texts)]
         ticks: list[list[int]] = []
