@@ -262,8 +262,6 @@ class Person(_Message):
     name: str
     since: int
     """The tick with which they came."""
-    seat: int | None = None
-    """Which of several agents they are; none of those who look on."""
 
 
 class Note(_Message):
@@ -277,6 +275,8 @@ class Life(_Message):
     """Of a world that is kept."""
 
     agents: tuple[Person, ...]
+    seats: tuple[str | None, ...] = ()
+    """In one of several agents, who each of them is; those who are none look on."""
     notes: tuple[Note, ...]
     """The last ones, the newest first."""
     memory_bytes: int

@@ -189,7 +189,8 @@ class SharedSession:
         world, past = self.ground.world, self.ground.world.past
         # Copies: the model's thread writes to them.
         notable, here = list(past.notable), dict(past.here)
-        seats = dict(past.seats) if self.ground.num_agents > 1 else {}
+        who = {seat: name for name, seat in dict(past.seats).items()}
+        agents = self.ground.num_agents
         told = [note_of(entry, past.birth) for entry in notable]
         notes = [Note(tick=note.tick, text=note.text) for note in told if note is not None]
         events = [deed for deed in list(past.told) if deed.kind == "event"]
@@ -209,7 +210,8 @@ class SharedSession:
             recording=Recording(on=False, folder=None),
             trial=None,
             life=Life(
-                agents=tuple(Person(name=name, since=since, seat=seats.get(name)) for name, since in here.items()),
+                agents=tuple(Person(name=name, since=since) for name, since in here.items()),
+                seats=tuple(who.get(seat) for seat in range(agents)) if agents > 1 else (),
                 notes=tuple(notes[: -NOTES - 1 : -1]),
                 memory_bytes=self._memory_bytes,
                 log_bytes=files_bytes(world.folder),

@@ -25,7 +25,8 @@ function ago(seconds) {
 export class Life {
   constructor(rename) {
     this.actors = [];
-    this.seats = [];
+    this.seats = []; // what each of several agents is called
+    this.taken = []; // by whom
     $("rename").addEventListener("submit", (event) => {
       event.preventDefault();
       const name = $("name").value.trim();
@@ -42,6 +43,7 @@ export class Life {
 
   setState(life, tick) {
     this.agents = life.agents;
+    this.taken = life.seats;
     $("age").textContent = `${ago(Date.now() / 1000 - life.born)} old`;
     $("kept").textContent = `On the disk: ${bytes(life.log_bytes)}. Remembered beyond the window: ${life.memory_bytes ? bytes(life.memory_bytes) : "nothing"}.`;
     $("notes").replaceChildren(...life.notes.map((note) => {
@@ -69,11 +71,11 @@ export class Life {
   }
 
   draw() {
-    const mine = (this.agents ?? []).find(({ name }) => name === this.you);
-    $("seat").hidden = !this.seats.length || !mine;
-    $("seat").textContent = this.seats[mine?.seat] ? `You are ${this.seats[mine.seat]}.` : "All agents are taken: you look on until one is free.";
-    $("agents").replaceChildren(...(this.agents ?? []).map(({ name, since, seat }) => {
-      const part = this.seats.length ? `, ${this.seats[seat] ?? "looks on"}` : "";
+    const seatOf = (name) => this.seats[this.taken.indexOf(name)];
+    $("seat").hidden = !this.seats.length || !this.agents;
+    $("seat").textContent = seatOf(this.you) ? `You are ${seatOf(this.you)}.` : "All agents are taken: you look on until one is free.";
+    $("agents").replaceChildren(...(this.agents ?? []).map(({ name, since }) => {
+      const part = this.seats.length ? `, ${seatOf(name) ?? "looks on"}` : "";
       const person = element("li", `${name === this.you ? `${name} (you)` : name}${part}`);
       person.title = `Here since tick ${since}`;
       person.classList.toggle("acted", this.actors.includes(name));
