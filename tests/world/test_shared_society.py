@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from play_server import PlayClient, PlayServer, shared_server
-from toy_run import make_toy_run
 
 from unimodel.sampling.fill import FillSettings
-from unimodel.training.loaded_run import LoadedRun, load_run
+from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.play.dream import Dream
 from unimodel.world.rollout import worlds_of
 from unimodel.world.sessions.catalogue import read_world
@@ -26,19 +24,6 @@ from unimodel.world.sessions.past import Past, action_of
 STAY, UP, DOWN, LEFT, RIGHT, TRADE = range(6)
 NOBODY = {"agent": None, "action": None}
 SEATS = ["agent 0 (white)", "agent 1 (orange)", "agent 2 (teal)"]
-
-
-@pytest.fixture(scope="module")
-def society(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
-    """Of weights so large that every agent's action shows in a frame."""
-    orchard = "society:data_pipelines.sources.orchard?agents=3"
-    run = make_toy_run(tmp_path_factory.mktemp("society"), environment=orchard, policies=[{"kind": "random"}])
-    loaded = load_run(run.path)
-    with torch.no_grad():
-        for parameter in loaded.backbone.parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(20.0)
-    return loaded
 
 
 @pytest.fixture
