@@ -15,7 +15,10 @@ from play_server import PlayClient, PlayServer, shared_server
 
 from unimodel.sampling.fill import FillSettings
 from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.play.bots import bots_of
 from unimodel.world.play.dream import Dream
+from unimodel.world.play.settings import PlaySettings
+from unimodel.world.play.shared_ground import open_shared_ground
 from unimodel.world.rollout import worlds_of
 from unimodel.world.sessions.catalogue import read_world
 from unimodel.world.sessions.from_run import create_world
@@ -99,6 +102,35 @@ def test_three_act_in_one_tick_and_all_is_found_again_by_the_next_server(society
     frames = past.state(past.tick).frames
     np.testing.assert_array_equal(lived_again(society, past), frames)
     assert len(np.unique(frames, axis=0)) > past.tick // 2
+
+
+def test_bots_of_the_server_act_in_every_tick_and_stop_when_all_people_have_gone(society: LoadedRun, name: str) -> None:
+    with shared_server(society, name, bots=("random", "policy")) as server, ExitStack() as stack:
+        ada = enter(server, stack, "ada")
+        assert ada.welcome["seat"] == 2
+        assert [act["agent"] for act in ada.tap(UP)["acts"]] == ["random", "policy", "ada"]
+        ada.say("mode", mode="real_time")
+        ada.hear("frame", until=lambda frame: frame["step"] >= 12)
+        ada.socket.close()
+        late = enter(server, stack, "late")
+        state = late.hear("state")
+        assert state["paused"] and state["life"]["seats"] == ["random", "policy", "late"]
+        dan = enter(server, stack, "policy")
+        assert dan.welcome["you"] == "policy-1" and dan.welcome["seat"] is None
+    past = _past(society, name)
+    done = np.array([[act.action for act in tick.acts] for tick in past.ticks])
+    assert done[0, 2] == UP and (done[1:, 2] == STAY).all() and done.min() >= 0
+    assert len(np.unique(done[:, 0])) > 2, "random actions"
+    np.testing.assert_array_equal(lived_again(society, past), past.state(past.tick).frames)
+
+
+def test_bots_that_cannot_be_are_refused_and_the_world_is_let_go_of(society: LoadedRun, name: str) -> None:
+    for bots, what in ((["clever"], "no bot 'clever'"), (["random"] * 4, "has 3 agents, and 4 bots")):
+        with pytest.raises(ValueError, match=what):
+            open_shared_ground(society, name, PlaySettings(), bots=bots)
+    open_shared_ground(society, name, PlaySettings(), bots=["random", "random"]).close()
+    with pytest.raises(ValueError, match="is an agent of a world of several"):
+        bots_of(society, ["random"], 1)
 
 
 def test_a_text_has_the_room_that_the_actions_of_all_leave(society: LoadedRun) -> None:

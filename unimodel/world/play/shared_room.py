@@ -44,8 +44,10 @@ class SharedRoom:
         return self.ground.settings
 
     async def open(self) -> None:
-        """Its clock begins to run."""
+        """Its clock begins to run, and bots come in."""
         await self.session.begin()
+        for name in self.ground.bots:
+            await self.session.join(name)
         self._clock = asyncio.create_task(self.session.run())
 
     async def close(self) -> None:
@@ -83,7 +85,8 @@ class SharedRoom:
             raise Refused("outside", "you are not in this world: load the page again")
         member.last_input = time.monotonic()
         name, session = member.name, self.session
-        if session.looks_on(name) and not isinstance(message, protocol.Release):
+        comes_up = isinstance(message, protocol.Release) or (isinstance(message, protocol.Key) and not message.down)
+        if session.looks_on(name) and not comes_up:
             raise Refused("taken", "all agents of this world are taken: you look on until one is free")
         match message:
             case protocol.Key(action=action, down=True):

@@ -98,7 +98,7 @@ class SharedSession:
             self.release(agent)
             await self.ground.model.call(lambda: self.ground.world.leave(agent))
             self._turns.settle(self.ground.world.past.seats)
-            if not self.ground.world.past.here and self.is_ticking:
+            if not self.ground.world.past.here.keys() - self.ground.bots.keys() and self.is_ticking:
                 self._paused, self._why_paused = True, "nobody was there"
             self._show(self.state())
 

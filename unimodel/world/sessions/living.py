@@ -19,6 +19,7 @@ from unimodel.memory.writer_lock import WriterLock
 from unimodel.world.sessions.log import LOCK_FILE, LOG_FILE, Deed, Entry, WorldLog, read_log
 from unimodel.world.sessions.past import NOBODY, LivedBy, Past, action_of, frame_bytes, ids_of
 from unimodel.world.sessions.snapshots import Snapshots
+from unimodel.world.state import WorldState
 from unimodel.world.worlds import Worlds
 
 
@@ -88,6 +89,10 @@ class LivingWorld:
     def frame(self) -> np.ndarray:
         """int64 codes [rows, columns] of what is to be seen."""
         return self.past.frame(self.past.at(self.tick))
+
+    def state(self) -> WorldState:
+        """All that the model reads of the time until now."""
+        return self._worlds.state(self._alive())
 
     def step(self, acts: Sequence[Act], passes: int) -> np.ndarray:
         """One tick: int64 codes [rows, columns] of the next frame after so many refinement passes. `acts` is one, or
