@@ -112,7 +112,8 @@ def test_bots_of_the_server_act_in_every_tick_and_stop_when_all_people_have_gone
         ada.say("mode", mode="real_time")
         ada.hear("frame", until=lambda frame: frame["step"] >= 12)
         ada.socket.close()
-        late = enter(server, stack, "late")
+        late = stack.enter_context(server.client(hello=False))
+        late.enter(name="late")
         state = late.hear("state")
         assert state["paused"] and state["life"]["seats"] == ["random", "policy", "late"]
         dan = enter(server, stack, "policy")
