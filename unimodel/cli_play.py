@@ -7,6 +7,18 @@ from typing import Annotated
 
 import typer
 
+World = Annotated[
+    str | None,
+    typer.Option(help="Go on in this world of the run, which all who come share (docs/worlds.md).", show_default=False),
+]
+Bots = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In a --world of several agents, a program that is one of them: random, or policy; may be repeated.",
+        show_default=False,
+    ),
+]
+
 
 def play_command(  # noqa: PLR0913 - one parameter per option
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)],
@@ -19,20 +31,9 @@ def play_command(  # noqa: PLR0913 - one parameter per option
     compare: Annotated[
         Path | None, typer.Option(help="Another run, for blind comparisons.", show_default=False)
     ] = None,
-    world: Annotated[
-        str | None,
-        typer.Option(
-            help="Go on in this world of the run, which all who come share (docs/worlds.md).", show_default=False
-        ),
-    ] = None,
+    world: World = None,
     adopt: Annotated[bool, typer.Option("--adopt", help="Though another checkpoint lived --world until now.")] = False,
-    bot: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="In a --world of several agents, a program that is one of them: random, or policy; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    bot: Bots = None,
     stage: Annotated[
         str | None, typer.Option(help="Stage to play; the last finished one otherwise.", show_default=False)
     ] = None,
