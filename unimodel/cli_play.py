@@ -7,6 +7,18 @@ from typing import Annotated
 
 import typer
 
+World = Annotated[
+    str | None,
+    typer.Option(help="Go on in this world of the run, which all who come share (docs/worlds.md).", show_default=False),
+]
+Bots = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In a --world of several agents, a program that is one of them: random, or policy; may be repeated.",
+        show_default=False,
+    ),
+]
+
 
 def play_command(  # noqa: PLR0913 - one parameter per option
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)],
@@ -19,13 +31,9 @@ def play_command(  # noqa: PLR0913 - one parameter per option
     compare: Annotated[
         Path | None, typer.Option(help="Another run, for blind comparisons.", show_default=False)
     ] = None,
-    world: Annotated[
-        str | None,
-        typer.Option(
-            help="Go on in this world of the run, which all who come share (docs/worlds.md).", show_default=False
-        ),
-    ] = None,
+    world: World = None,
     adopt: Annotated[bool, typer.Option("--adopt", help="Though another checkpoint lived --world until now.")] = False,
+    bot: Bots = None,
     stage: Annotated[
         str | None, typer.Option(help="Stage to play; the last finished one otherwise.", show_default=False)
     ] = None,
@@ -47,6 +55,8 @@ def play_command(  # noqa: PLR0913 - one parameter per option
     from unimodel.world.play.settings import Limits, PlaySettings
     from unimodel.world.sessions.catalogue import kept_token, require_world
 
+    if bot and world is None:
+        raise ValueError("--bot is an agent of a world of several that is kept: name it with --world")
     if world is not None:
         if compare is not None:
             raise ValueError("--world is one world that goes on, and --compare plays two new ones: choose one of them")
@@ -60,6 +70,6 @@ def play_command(  # noqa: PLR0913 - one parameter per option
         from unimodel.world.play.serve import serve, serve_world
 
         if world is not None:
-            serve_world(*stages[0], world, settings, address, listener, adopt=adopt)
+            serve_world(*stages[0], world, settings, address, listener, adopt=adopt, bots=bot or ())
         else:
             serve(stages, settings, address, listener)

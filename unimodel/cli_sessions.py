@@ -53,7 +53,13 @@ def world_open(run: SessionRun, name: Name, adopt: Adopt = False, stage: Stage =
 def world_step(
     run: SessionRun,
     name: Name,
-    actions: Annotated[str, typer.Option(help="Numbers or names, with commas between.", show_default=False)],
+    actions: Annotated[
+        str,
+        typer.Option(
+            help="Numbers or names, with commas between; left+0 for two agents, - for one that is away.",
+            show_default=False,
+        ),
+    ],
     agent: Annotated[str, typer.Option(help="Who acts.")] = "script",
     passes: Annotated[
         int | None, typer.Option(min=1, max=64, help="Refinement passes of a frame; else those of the evaluation.")
@@ -68,15 +74,16 @@ def world_step(
     from unimodel.observe.progress import say
     from unimodel.training.loaded_run import load_run
     from unimodel.world.sessions.from_run import revive_world
-    from unimodel.world.sessions.living import Act
+    from unimodel.world.sessions.living import acts_of
     from unimodel.world.sessions.past import frame_bytes
 
     loaded = load_run(run, stage)
     with closing(revive_world(loaded, name, "step", adopt=adopt)) as world:
-        for number in world.past.birth.numbers_of(actions.split(",")):
-            frame = world.step([Act(agent, number)], passes or loaded.config.evaluation.sampling_steps)
+        birth = world.past.birth
+        for numbers in birth.ticks_of(actions.split(",")):
+            frame = world.step(acts_of(agent, numbers), passes or loaded.config.evaluation.sampling_steps)
             digest = sha256(frame_bytes(frame)).hexdigest()[:16]
-            say(f"tick {world.tick:6}  {world.past.birth.actions[number]:12} frame {digest}")
+            say(f"tick {world.tick:6}  {birth.names_of(numbers):12} frame {digest}")
 
 
 @app.command("show")

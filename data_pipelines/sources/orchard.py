@@ -2,8 +2,9 @@
 
 Also the example of a world of your own with several agents: a parallel environment as PettingZoo has them (Terry et
 al. 2021, arXiv 2009.14471; `reset(seed)`, then `step` with an action of every agent), made by a function `parallel_env`
-of its module. What else it has is used: `get_action_meanings()`, `mission`, `caption`, `snapshot()` and
-`restore(state)`, scripted `roles` with `advise(agent, role)`, and `may_leave` where agents may be absent for a while.
+of its module. What else it has is used: `get_action_meanings()`, `mission`, `caption`, `agent_names` that tell whoever
+plays which one they are, `snapshot()` and `restore(state)`, scripted `roles` with `advise(agent, role)`, and
+`may_leave` where agents may be absent for a while.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Orchard:
         if not 2 <= agents <= MOST_AGENTS:
             raise ValueError(f"an orchard has 2 to {MOST_AGENTS} agents, not {agents}")
         self.possible_agents = [f"agent_{number}" for number in range(agents)]
+        self.agent_names = AGENT_NAMES[:agents]
         self.agents = list(self.possible_agents)
         self.ground, self.world = begin(0, agents)
 

@@ -37,6 +37,14 @@ def action_names(environment: str) -> tuple[str, ...]:
     return tuple(names) if len(names) == number else tuple(f"action_{i}" for i in range(number))
 
 
+def agent_names(environment: str) -> tuple[str, ...]:
+    """How its agents are told apart, agent 0 first. Raises ValueError for an unknown environment, MissingExtraError."""
+    env = _make(environment)
+    names = tuple(getattr(env, "agent_names", env.possible_agents))
+    env.close()
+    return names
+
+
 def open_simulator(environment: str, seed: int, image_size: int, view_cells: int | None = None) -> Society:
     """The environment, reset with a seed. Raises ValueError for an unknown or unsuitable one."""
     if view_cells is not None:

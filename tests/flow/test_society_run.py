@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from toy_run import make_toy_run
+from typer.testing import CliRunner
 
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.stats import dataset_stats
 from data_pipelines.sources.episode import UNKNOWN_ACTION, decode_episode
 from data_pipelines.sources.recording import Recording, record_dataset
+from unimodel.cli import app
 from unimodel.config_file import settings_of
 from unimodel.evaluation.evaluate import evaluate
 from unimodel.evaluation.report import write_report
@@ -101,6 +103,31 @@ def test_frames_are_generated_from_actions_of_both(loaded: LoadedRun) -> None:
     for wrong, said in (("up", "not an action of each of 2 agents"), ("up+fly", "unknown action 'fly'")):
         with pytest.raises(ValueError, match=said):
             frames_from_actions(loaded, [wrong], 0, 0)
+
+
+def test_a_world_on_disk_takes_an_action_of_each(run: RunFolder) -> None:
+    def world(subcommand: str, *rest: str) -> str:
+        done = CliRunner().invoke(app, ["world", subcommand, str(run.path), "shared", *rest], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    world("create")
+    printed = world("step", "--actions", "up+trade,stay+-")
+    printed += world("step", "--actions", "0+5", "--agent", "ada")
+    assert [line.split()[2] for line in printed.splitlines() if line.startswith("tick")] == [
+        "up+trade",
+        "stay+-",
+        "stay+trade",
+    ]
+    shown = world("show")
+    assert "agent 0 (white), agent 1 (orange)" in shown and "script 3, ada 2" in shown
+    log = [json.loads(line) for line in world("log").splitlines()]
+    acts = [(line["tick"], line.get("agent"), line["action"]) for line in log if line["kind"] == "act"]
+    script = [(1, "script", 1), (1, "script", 5), (2, "script", 0), (2, None, UNKNOWN_ACTION)]
+    assert acts == [*script, (3, "ada", 0), (3, "ada", 5)]
+    for wrong, said in (("up", "not an action of each of 2 agents"), ("up+fly", "'fly' is no action of this world")):
+        with pytest.raises(ValueError, match=said):
+            world("step", "--actions", wrong)
 
 
 def test_who_acts_alone_is_refused(loaded: LoadedRun) -> None:

@@ -117,9 +117,11 @@ def play_server(*runs: LoadedRun, settings: PlaySettings | None = None, **limits
 
 
 @contextmanager
-def shared_server(run: LoadedRun, name: str, port: int = 0, **limits: Any) -> Iterator[PlayServer]:
-    """Plays the world `name` with all who come, until the block ends."""
-    ground = open_shared_ground(run, name, PlaySettings(limits=Limits(**limits)))
+def shared_server(
+    run: LoadedRun, name: str, port: int = 0, bots: Sequence[str] = (), **limits: Any
+) -> Iterator[PlayServer]:
+    """Plays the world `name` with all who come, and with `bots`, until the block ends."""
+    ground = open_shared_ground(run, name, PlaySettings(limits=Limits(**limits)), bots=bots)
     with _serving(SharedRoom(ground), port) as server:
         yield server
 

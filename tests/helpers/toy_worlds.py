@@ -35,13 +35,13 @@ def worlds_in(backbone: Backbone) -> Worlds:
     return Worlds(backbone, BUILDER, PAD_ID, WINDOW if backbone.memory is None else STEPS + 1, SETTINGS)
 
 
-def toy_world(run: Path, name: str = "garden") -> Path:
-    """The folder of a new world of a run that has nothing else."""
+def toy_world(run: Path, name: str = "garden", agents: tuple[str, ...] = ()) -> Path:
+    """The folder of a new world, of one agent or of several with names, of a run that has nothing else."""
     run.mkdir(exist_ok=True)
     RunFolder(run).config_file.touch()
     episode = toy_episode(5, 1, SIDE)
     names = tuple("abcde"[: VOCABULARY.action_size])
-    birth = Birth((SIDE, SIDE), "go on", tuple(episode.mission.tolist()), names, 0, "test", "toy", SEED)
+    birth = Birth((SIDE, SIDE), "go on", tuple(episode.mission.tolist()), names, 0, "test", "toy", SEED, agents)
     return make_world(RunFolder(run), name, birth, episode.frames[0], MODEL)
 
 

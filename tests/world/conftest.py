@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tiny_run import TinyRun, tiny_run, train_here
+from toy_run import make_toy_run
 
 from unimodel.training.loaded_run import LoadedRun, load_run
 
@@ -42,3 +44,16 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
     """One that says to have learnt of events."""
     run = _wild_run(tmp_path_factory, "eventful", 1.0, "data.recording.event_fraction=0.5")
     return load_run(run.run.path)
+
+
+@pytest.fixture(scope="session")
+def society(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
+    """A world of three agents, of weights so large that every agent's action shows in a frame."""
+    orchard = "society:data_pipelines.sources.orchard?agents=3"
+    run = make_toy_run(tmp_path_factory.mktemp("society"), environment=orchard, policies=[{"kind": "random"}])
+    loaded = load_run(run.path)
+    with torch.no_grad():
+        for parameter in loaded.backbone.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(20.0)
+    return loaded

@@ -37,6 +37,12 @@ def world(wild: LoadedRun) -> Iterator[str]:
     delete_world(wild.run, WORLD)
 
 
+@pytest.fixture
+def orchard(society: LoadedRun) -> str:
+    create_world(society, WORLD)
+    return WORLD
+
+
 def opened(browser: Browser, url: str, name: str, width: int = 1280) -> Page:
     """In a browser of its own, renamed."""
     page = browser.new_context(viewport={"width": width, "height": 860}).new_page()
@@ -94,3 +100,39 @@ def test_two_people_share_a_world_that_outlives_its_server(browser: Browser, wil
         bob.close()
         expect(ada.locator("#notes")).to_contain_text("bob left.")
     ada.close()
+
+
+def test_each_page_is_an_agent_and_who_is_too_late_looks_on(browser: Browser, society: LoadedRun, orchard: str) -> None:
+    with shared_server(society, orchard) as server:
+        port = server.port
+        ada, bob = opened(browser, server.url, "ada"), opened(browser, server.url, "bob")
+        with server.client(hello=False) as bot:
+            bot.enter(name="bot")
+            dan = opened(browser, server.url, "dan")
+            expect(ada.locator("#seat")).to_have_text("You are agent 0 (white).")
+            expect(bob.locator("#seat")).to_have_text("You are agent 1 (orange).")
+            expect(dan.locator("#seat")).to_have_text("All agents are taken: you look on until one is free.")
+            expect(dan.locator("#agents")).to_contain_text("bot, agent 2 (teal)")
+            dan.keyboard.press("ArrowUp")
+            expect(dan.locator("#notices")).to_contain_text("All agents of this world are taken")
+            ada.keyboard.press("ArrowUp")
+            expect(dan.locator("#deed")).to_have_text(
+                "agent 0 (white), ada: up · agent 1 (orange), bob: stay · agent 2 (teal), bot: stay"
+            )
+            seen = picture(ada, 1)
+            assert picture(dan, 1) == seen
+        expect(dan.locator("#seat")).to_have_text("You are agent 2 (teal).")
+        expect(ada.locator("#notes")).to_contain_text("dan is agent 2 (teal) now.")
+        bob.close()
+        expect(dan.locator("#notes")).to_contain_text("bob left.")
+        dan.locator("#tick").click()
+        dan.keyboard.press("ArrowLeft")
+        expect(ada.locator("#deed")).to_have_text(
+            "agent 0 (white), You: stay · agent 1 (orange), nobody · agent 2 (teal), dan: left"
+        )
+        assert ada.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    with shared_server(society, orchard, port):
+        for page, seat in ((ada, "agent 0 (white)"), (dan, "agent 2 (teal)")):
+            expect(page.locator("#away")).to_be_hidden()
+            expect(page.locator("#seat")).to_have_text(f"You are {seat}.")
+            expect(page.locator("#tick")).to_have_text("tick 2")

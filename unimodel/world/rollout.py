@@ -57,7 +57,8 @@ def require_one_agent(loaded: LoadedRun) -> None:
     if agents > 1:
         raise ValueError(
             f"{loaded.run.path} learnt a world in which {agents} agents act in every step, and this is for one that "
-            "acts alone: step it by `Worlds.step`, which takes an action of each (docs/data.md)"
+            "acts alone: play it together with others in a world on disk (`unimodel play RUN --world NAME`, "
+            "docs/worlds.md), or step it by `Worlds.step`, which takes an action of each (docs/data.md)"
         )
 
 

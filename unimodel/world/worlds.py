@@ -238,7 +238,7 @@ class Worlds:
         return frames
 
     @torch.no_grad()
-    def relive(self, slot: int, action: int, frame: np.ndarray) -> None:
+    def relive(self, slot: int, action: Action, frame: np.ndarray) -> None:
         """A step whose frame is known. All is read in the very forwards of that step, so that the world goes on bit for
         bit as the one that took it by itself. Raises KeyError for a slot that is not open."""
         world = self._worlds[slot]

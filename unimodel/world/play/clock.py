@@ -85,6 +85,12 @@ class Clock:
         action = self.controls.chosen(self._chord if self._fresh else list(self._held))
         return None if action is None else self._taken(action, now)
 
+    def take_along(self, now: float) -> Due | None:
+        """In a step that somebody else's key began while time stands still: what was pressed, or is held for so long
+        that it repeats."""
+        repeats = bool(self._held) and now >= max(self._held.values()) + REPEAT_AFTER_SECONDS
+        return self.take_wanted(now) if self._fresh or repeats else None
+
     def _taken(self, action: int, now: float) -> Due:
         """The next tick follows this one by a period; ticks that were missed are not made up for."""
         due = Due(action, self._pressed_at if self._fresh else None)

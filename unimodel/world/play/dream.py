@@ -35,20 +35,20 @@ class Checkpoint:
 
 
 class Dream:
-    """The worlds of one checkpoint, with pictures of `size`, (height, width) in pixels, compiled for so many open ones.
-    One thread at a time.
+    """The worlds of one checkpoint, with pictures of `size`, (height, width) in pixels, and of so many agents, compiled
+    for so many open ones. One thread at a time.
 
     Raises ValueError for pictures that its image tokenizer cannot read.
     """
 
-    def __init__(self, loaded: LoadedRun, size: tuple[int, int], compiled_for: int = 0) -> None:
+    def __init__(self, loaded: LoadedRun, size: tuple[int, int], compiled_for: int = 0, *, num_agents: int = 1) -> None:
         stage, patch = loaded.config.stages[loaded.stage], loaded.bundle.image.config.patch_pixels
         assert stage.world is not None, "`playable_stage` has looked"
         if size[0] % patch or size[1] % patch:
             raise ValueError(
                 f"{loaded.run.path} reads patches of {patch} pixels: {size[0]}x{size[1]} has no whole number"
             )
-        self._grid = size[0] // patch, size[1] // patch
+        self._grid, self._num_agents = (size[0] // patch, size[1] // patch), num_agents
         self._loaded, self._worlds = loaded, worlds_of(loaded, compiled_for=compiled_for)
         self._window_frames, self._row_tokens = stage.world.frames, stage.batch.row_tokens
 
@@ -101,7 +101,7 @@ class Dream:
     def text_tokens(self) -> int:
         """Most tokens of a text: it must fit into a row beside a window of frames."""
         frames = self._window_frames
-        shape = EpisodeShape(frames, *self._grid, 0, OUTCOME_TOKENS, 0, [0])
+        shape = EpisodeShape(frames, *self._grid, 0, OUTCOME_TOKENS, 0, [0], num_agents=self._num_agents)
         return min(MAX_TEXT_TOKENS, self._row_tokens - sequence_length("interaction", shape, 0, frames))
 
     def open(self, past: WorldState) -> int:

@@ -204,6 +204,10 @@ class Welcome(_Message):
     """The name of the one world that all clients share, where they do."""
     you: str | None = None
     """Who one is there."""
+    seats: tuple[str, ...] = ()
+    """In one of several agents, what each is called."""
+    seat: int | None = None
+    """Which of them one is; none while one looks on. It may change: `life` of the state has it."""
 
 
 class Occupied(_Message):
@@ -271,6 +275,8 @@ class Life(_Message):
     """Of a world that is kept."""
 
     agents: tuple[Person, ...]
+    seats: tuple[str | None, ...] = ()
+    """In one of several agents, who each of them is; those who are none look on."""
     notes: tuple[Note, ...]
     """The last ones, the newest first."""
     memory_bytes: int
@@ -314,6 +320,13 @@ class Measured(_Message):
     dropped: int
 
 
+class Acted(_Message):
+    """What one of several agents did, and whose it was; neither where it did nothing that is known."""
+
+    agent: str | None
+    action: int | None
+
+
 class Frame(_Message):
     """What is to be seen now: a PNG in base64 for every panel, "" where there is nothing."""
 
@@ -324,6 +337,8 @@ class Frame(_Message):
     action: int | None
     agent: str | None = None
     """Whose it was, in a shared world."""
+    acts: tuple[Acted, ...] = ()
+    """In one of several agents, what each did; `action` and `agent` are none there."""
     pictures: tuple[str, ...]
     psnr: float | None
     differs: bool

@@ -41,14 +41,22 @@ def serve(
 
 
 def serve_world(
-    path: Path, stage: str, name: str, settings: PlaySettings, address: Address, listener: socket.socket, *, adopt: bool
+    path: Path,
+    stage: str,
+    name: str,
+    settings: PlaySettings,
+    address: Address,
+    listener: socket.socket,
+    *,
+    adopt: bool,
+    bots: Sequence[str] = (),
 ) -> None:
-    """Serves one world of a run, which all clients share, at `listener`.
+    """Serves one world of a run, which all clients and `bots` share, at `listener`.
 
     Raises FileNotFoundError when there is no such world, RunError when another process lives it, ValueError when it is
-    damaged or of another checkpoint.
+    damaged or of another checkpoint, and for bots that cannot be.
     """
-    ground = open_shared_ground(load_run(path, stage), name, settings, adopt=adopt)
+    ground = open_shared_ground(load_run(path, stage), name, settings, adopt=adopt, bots=bots)
     say(f"'{name}' goes on from tick {ground.world.tick}, dreamed by {ground.dream.checkpoint}")
     _serve(SharedRoom(ground), address, listener)
     say(f"ended at tick {ground.world.tick}; the same command goes on from there")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.play.bots import Bot, bots_of
 from unimodel.world.play.controls import Controls
 from unimodel.world.play.dream import Dream
 from unimodel.world.play.model_thread import ModelThread
@@ -29,15 +31,27 @@ class SharedGround:
     settings: PlaySettings
     controls: Controls
     pace: Pace
+    bots: Mapping[str, Bot] = field(default_factory=dict)
+    """Who is an agent on the server itself, by name."""
     model: ModelThread = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", ModelThread([self.dream]))
         self.model.start()
 
-    def step(self, agent: str, action: int, passes: int) -> np.ndarray:
+    @property
+    def num_agents(self) -> int:
+        """How many act in every tick."""
+        return self.world.past.birth.num_agents
+
+    def step(self, acts: Sequence[Act], passes: int) -> np.ndarray:
         """On the model's thread: a tick, and its picture uint8 [height, width, 3]."""
-        return self.dream.pictures(self.world.step([Act(agent, action)], passes)[None])[0]
+        taken = [self._by_bot(seat, act) for seat, act in enumerate(acts)]
+        return self.dream.pictures(self.world.step(taken, passes)[None])[0]
+
+    def _by_bot(self, seat: int, act: Act) -> Act:
+        bot = self.bots.get(act.agent)
+        return act if bot is None else Act(act.agent, bot.act(self.world, seat))
 
     def picture(self) -> np.ndarray:
         """On the model's thread: what is to be seen."""
@@ -54,11 +68,20 @@ class SharedGround:
         self.world.close()
 
 
-def open_shared_ground(loaded: LoadedRun, name: str, settings: PlaySettings, *, adopt: bool = False) -> SharedGround:
-    """The world `name` of a run, to be played by all who come. Raises what LivingWorld does."""
+def open_shared_ground(
+    loaded: LoadedRun, name: str, settings: PlaySettings, *, adopt: bool = False, bots: Sequence[str] = ()
+) -> SharedGround:
+    """The world `name` of a run, to be played by all who come, and by `bots`. Raises what LivingWorld does, and
+    ValueError for bots that cannot be."""
     world = revive_world(loaded, name, "play", adopt=adopt, compiled_for=int(settings.compiled))
     patch = loaded.bundle.image.config.patch_pixels
-    rows, columns = world.past.birth.shape
-    controls = Controls.of(world.past.birth.actions)
+    birth = world.past.birth
+    try:
+        players = bots_of(loaded, bots, birth.num_agents)
+    except ValueError:
+        world.close()
+        raise
+    rows, columns = birth.shape
+    dream = Dream(loaded, (rows * patch, columns * patch), num_agents=birth.num_agents)
     pace = Pace(settings.passes, 1 / settings.fps)
-    return SharedGround(name, world, Dream(loaded, (rows * patch, columns * patch)), settings, controls, pace)
+    return SharedGround(name, world, dream, settings, Controls.of(birth.actions), pace, players)

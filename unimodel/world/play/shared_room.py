@@ -44,8 +44,10 @@ class SharedRoom:
         return self.ground.settings
 
     async def open(self) -> None:
-        """Its clock begins to run."""
+        """Its clock begins to run, and bots come in."""
         await self.session.begin()
+        for name in self.ground.bots:
+            await self.session.join(name)
         self._clock = asyncio.create_task(self.session.run())
 
     async def close(self) -> None:
@@ -83,6 +85,9 @@ class SharedRoom:
             raise Refused("outside", "you are not in this world: load the page again")
         member.last_input = time.monotonic()
         name, session = member.name, self.session
+        comes_up = isinstance(message, protocol.Release) or (isinstance(message, protocol.Key) and not message.down)
+        if session.looks_on(name) and not comes_up:
+            raise Refused("taken", "all agents of this world are taken: you look on until one is free")
         match message:
             case protocol.Key(action=action, down=True):
                 session.press(name, action)
@@ -134,8 +139,10 @@ class SharedRoom:
         if hello.name is not None and name != hello.name:
             text = f"“{hello.name}” is here already: you are {name}."
             outbox.put(Notice(level="info", code="name", text=text))
-        await self._go(outbox)
-        await self.session.join(name)
+        if before is not None:
+            await self.session.rename(before.name, name)
+        else:
+            await self.session.join(name)
         self._members[outbox] = Member(name, time.monotonic())
         return name
 
@@ -161,7 +168,7 @@ class SharedRoom:
         return next(name for n in itertools.count(1) if (name := f"{stem}-{n}") not in taken)
 
     def _what_is_here(self, name: str) -> Welcome:
-        ground, controls = self.ground, self.ground.controls
+        ground, controls, birth = self.ground, self.ground.controls, self.ground.world.past.birth
         return Welcome(
             session=f"{ground.name}/{name}",
             role="player",
@@ -180,6 +187,8 @@ class SharedRoom:
             text_tokens=ground.dream.text_tokens,
             world=ground.name,
             you=name,
+            seats=tuple(map(birth.seat_name, range(birth.num_agents))) if ground.num_agents > 1 else (),
+            seat=ground.world.past.seats.get(name) if ground.num_agents > 1 else None,
         )
 
     def _show(self, message: ServerMessage) -> None:

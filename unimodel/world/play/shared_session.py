@@ -1,4 +1,4 @@
-"""The session of a shared world: the clock that moves it, whose turn it is, and what all who are there are shown."""
+"""The session of a shared world: the clock that moves it, who acts, and what all who are there are shown."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import base64
 import time
 from collections.abc import Callable
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
 from unimodel.world.play.difference import encode_png
 from unimodel.world.play.pace import Meter
 from unimodel.world.play.protocol import (
+    Acted,
     BranchState,
     Frame,
     Happening,
@@ -23,11 +25,11 @@ from unimodel.world.play.protocol import (
     ServerMessage,
     State,
 )
+from unimodel.world.play.rounds import Round, Rounds
 from unimodel.world.play.shared_ground import NOTES, SharedGround
 from unimodel.world.play.turns import Turn, Turns
 from unimodel.world.sessions.catalogue import files_bytes
 from unimodel.world.sessions.notes import note_of
-from unimodel.world.sessions.past import NOBODY
 
 
 class SharedSession:
@@ -36,7 +38,8 @@ class SharedSession:
 
     def __init__(self, ground: SharedGround, show: Callable[[ServerMessage], None]) -> None:
         self.ground, self._show = ground, show
-        self._turns = Turns(ground.controls, 1 / ground.settings.fps)
+        period, agents = 1 / ground.settings.fps, ground.num_agents
+        self._turns = Turns(ground.controls, period) if agents == 1 else Rounds(ground.controls, period, agents)
         self._between_steps = asyncio.Lock()
         self._woken = asyncio.Event()
         self._mode: Mode = "turns"
@@ -59,7 +62,7 @@ class SharedSession:
         while True:
             self._woken.clear()
             turn = self._turns.take(time.monotonic(), ticking=self.is_ticking)
-            if isinstance(turn, Turn):
+            if isinstance(turn, Turn | Round):
                 async with self._between_steps:
                     await self._advance(turn)
                 continue
@@ -79,17 +82,29 @@ class SharedSession:
         """Somebody comes."""
         async with self._between_steps:
             await self.ground.model.call(lambda: self.ground.world.join(agent))
-            self._turns.join(agent)
+            self._turns.settle(self.ground.world.past.seats)
+            self._show(self.state())
+
+    async def rename(self, agent: str, name: str) -> None:
+        """Somebody goes on under another name."""
+        async with self._between_steps:
+            await self.ground.model.call(lambda: self.ground.world.rename(agent, name))
+            self._turns.settle(self.ground.world.past.seats)
             self._show(self.state())
 
     async def leave(self, agent: str) -> None:
         """Somebody goes. Without anybody time stands still."""
         async with self._between_steps:
-            self._turns.leave(agent)
+            self.release(agent)
             await self.ground.model.call(lambda: self.ground.world.leave(agent))
-            if not self.ground.world.past.here and self.is_ticking:
+            self._turns.settle(self.ground.world.past.seats)
+            if not self.ground.world.past.here.keys() - self.ground.bots.keys() and self.is_ticking:
                 self._paused, self._why_paused = True, "nobody was there"
             self._show(self.state())
+
+    def looks_on(self, agent: str) -> bool:
+        """Whether somebody is here and cannot act: others are all of the agents."""
+        return agent not in self._turns
 
     def press(self, agent: str, action: int) -> None:
         """A key of somebody goes down."""
@@ -101,6 +116,8 @@ class SharedSession:
 
     def release(self, agent: str, action: int | None = None) -> None:
         """A key comes up, or all of theirs."""
+        if self.looks_on(agent):
+            return
         clock = self._turns.of(agent)
         if action is None:
             clock.release_all()
@@ -142,12 +159,12 @@ class SharedSession:
             await self.ground.model.call(lambda: self.ground.tell(agent, text))
             self._show(self.state())
 
-    async def _advance(self, turn: Turn) -> None:
-        ground, agent = self.ground, turn.agent or NOBODY
+    async def _advance(self, turn: Turn | Round) -> None:
+        ground = self.ground
         passes = ground.pace.passes if self.is_ticking else ground.settings.passes
         told, began = bool(ground.world.past.coming), time.monotonic()
         try:
-            picture = await ground.model.call(lambda: ground.step(agent, turn.due.action, passes))
+            picture = await ground.model.call(lambda: ground.step(turn.acts, passes))
         except Exception as error:  # told to those who are there; the world is as it was
             self._paused, self._why_paused = True, "a step failed"
             self._turns.release_all()
@@ -160,7 +177,7 @@ class SharedSession:
         if told or ground.world.has_kept_memory:
             await self._weigh()
             self._show(self.state())
-        self._show(self.frame(turn.due.pressed_at))
+        self._show(self.frame(turn.pressed_at))
 
     async def _weigh(self) -> None:
         self._memory_bytes = await self.ground.model.call(lambda: self.ground.world.memory_bytes)
@@ -172,7 +189,10 @@ class SharedSession:
         world, past = self.ground.world, self.ground.world.past
         # Copies: the model's thread writes to them.
         notable, here = list(past.notable), dict(past.here)
-        notes = [Note(tick=note.tick, text=note.text) for note in map(note_of, notable) if note is not None]
+        who = {seat: name for name, seat in dict(past.seats).items()}
+        agents = self.ground.num_agents
+        told = [note_of(entry, past.birth) for entry in notable]
+        notes = [Note(tick=note.tick, text=note.text) for note in told if note is not None]
         events = [deed for deed in list(past.told) if deed.kind == "event"]
         return State(
             episode=0,
@@ -191,6 +211,7 @@ class SharedSession:
             trial=None,
             life=Life(
                 agents=tuple(Person(name=name, since=since) for name, since in here.items()),
+                seats=tuple(who.get(seat) for seat in range(agents)) if agents > 1 else (),
                 notes=tuple(notes[: -NOTES - 1 : -1]),
                 memory_bytes=self._memory_bytes,
                 log_bytes=files_bytes(world.folder),
@@ -203,13 +224,18 @@ class SharedSession:
         past, meter, ground = self.ground.world.past, self._meter, self.ground
         self._frames += 1
         meter.show(self._frames, time.monotonic(), pressed_at)
-        (act,) = past.at(past.tick).acts or (None,)
+        acts = tuple(
+            Acted(agent=act.agent or None, action=None if act.action == UNKNOWN_ACTION else act.action)
+            for act in past.at(past.tick).acts
+        )
+        act = acts[0] if len(acts) == 1 else None
         return Frame(
             id=self._frames,
             branch=0,
             step=past.tick,
             action=act.action if act is not None else None,
-            agent=act.agent if act is not None and act.agent != NOBODY else None,
+            agent=act.agent if act is not None else None,
+            acts=acts if len(acts) > 1 else (),
             pictures=(base64.b64encode(self._picture).decode(),),
             psnr=None,
             differs=False,

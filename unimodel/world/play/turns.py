@@ -6,10 +6,13 @@ pressed stays for the next step.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unimodel.world.play.clock import Clock, Due
 from unimodel.world.play.controls import Controls
+from unimodel.world.sessions.living import Act
+from unimodel.world.sessions.past import NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,16 @@ class Turn:
 
     agent: str | None
     due: Due
+
+    @property
+    def acts(self) -> tuple[Act, ...]:
+        """What the world takes."""
+        return (Act(self.agent or NOBODY, self.due.action),)
+
+    @property
+    def pressed_at(self) -> float | None:
+        """When the key went down that it answers, if one began it."""
+        return self.due.pressed_at
 
 
 class Turns:
@@ -36,6 +49,18 @@ class Turns:
     def leave(self, agent: str) -> None:
         """With the keys that it held."""
         self._clocks.pop(agent, None)
+
+    def settle(self, agents: Iterable[str]) -> None:
+        """These are here now."""
+        here = list(agents)
+        for gone in [agent for agent in self._clocks if agent not in here]:
+            self.leave(gone)
+        for new in [agent for agent in here if agent not in self._clocks]:
+            self.join(new)
+
+    def __contains__(self, agent: str) -> bool:
+        """Whether somebody is there, and has keys."""
+        return agent in self._clocks
 
     def of(self, agent: str) -> Clock:
         """The keys of an agent. Raises KeyError for one that is not there."""

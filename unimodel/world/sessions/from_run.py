@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from data_pipelines.extras import MissingExtraError
 from data_pipelines.shards.writer import file_sha256
+from data_pipelines.sources import society
 from unimodel.run_folder import RunFolder
 from unimodel.sampling.fill import FillSettings
 from unimodel.training.loaded_run import LoadedRun
@@ -29,7 +31,8 @@ def create_world(loaded: LoadedRun, name: str, episode: int = 0, split: Split = 
     (frame,) = start.state.frames
     names = loaded.bundle.action_names(starts.action_names)
     ids = tuple(start.state.mission.tolist())
-    birth = Birth(frame.shape, start.mission, ids, names, episode, split, start.environment, seed)
+    agents = _agent_names(start.environment, start.state.num_agents)
+    birth = Birth(frame.shape, start.mission, ids, names, episode, split, start.environment, seed, agents)
     return make_world(loaded.run, name, birth, frame, lived_by(loaded))
 
 
@@ -46,6 +49,18 @@ def revive_world(
 def lived_by(loaded: LoadedRun) -> LivedBy:
     """The model that a run's worlds are lived by."""
     return LivedBy(loaded.sha256, loaded.stage, loaded.step, _tokenizers_sha256(loaded.run))
+
+
+def _agent_names(environment: str, num_agents: int) -> tuple[str, ...]:
+    """Of several agents, as their environment calls them where it can be asked; () for one."""
+    unknown = ("",) * num_agents if num_agents > 1 else ()
+    if not unknown or not environment.startswith(society.PREFIX):
+        return unknown
+    try:
+        names = society.agent_names(environment)
+    except (ValueError, MissingExtraError):  # a name is all that is lost
+        return unknown
+    return names if len(names) == num_agents else unknown
 
 
 def _tokenizers_sha256(run: RunFolder) -> str:

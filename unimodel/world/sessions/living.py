@@ -9,23 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
 from unimodel.memory.state import State, num_bytes
 from unimodel.memory.writer_lock import WriterLock
 from unimodel.world.sessions.log import LOCK_FILE, LOG_FILE, Deed, Entry, WorldLog, read_log
-from unimodel.world.sessions.past import LivedBy, Past, action_of, frame_bytes, ids_of
+from unimodel.world.sessions.past import NOBODY, LivedBy, Past, action_of, frame_bytes, ids_of
 from unimodel.world.sessions.snapshots import Snapshots
+from unimodel.world.state import WorldState
 from unimodel.world.worlds import Worlds
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What an agent does in a tick; nobody is ""."""
+    """What somebody does in a tick; nobody is "". Of several agents, one that does not act has UNKNOWN_ACTION."""
 
     agent: str
     action: int
+
+
+def acts_of(agent: str, actions: Sequence[int]) -> list[Act]:
+    """Of a tick in which one who is there alone acts for all agents."""
+    return [Act(NOBODY if action == UNKNOWN_ACTION else agent, action) for action in actions]
 
 
 class LivingWorld:
@@ -82,19 +90,22 @@ class LivingWorld:
         """int64 codes [rows, columns] of what is to be seen."""
         return self.past.frame(self.past.at(self.tick))
 
+    def state(self) -> WorldState:
+        """All that the model reads of the time until now."""
+        return self._worlds.state(self._alive())
+
     def step(self, acts: Sequence[Act], passes: int) -> np.ndarray:
-        """One tick: int64 codes [rows, columns] of the next frame after so many refinement passes.
+        """One tick: int64 codes [rows, columns] of the next frame after so many refinement passes. `acts` is one, or
+        that of each of several agents, agent 0 first.
 
         Raises ValueError for acts that the world cannot take, OSError when the disk is full or fails or the world was
         deleted: the tick has not happened then.
         """
-        if len(acts) != 1:
-            raise ValueError(f"this world takes one action a tick, not {len(acts)}")
-        if acts[0].action < 0:  # in worlds of several agents that is one who is away
-            raise ValueError(f"action {acts[0].action} of {acts[0].agent} is none of this world")
+        self._require_possible(acts)
         slot, tick = self._alive(), self.tick + 1
+        actions = [act.action for act in acts]
         try:
-            (codes,) = self._worlds.step([slot], [act.action for act in acts], passes)
+            (codes,) = self._worlds.step([slot], [actions[0] if len(actions) == 1 else actions], passes)
             deeds = [Deed("act", tick, act.agent, act.action) for act in acts]
             self._note(
                 *self._log.append([*deeds, Deed("tick", tick, "", None, {"passes": passes}, frame_bytes(codes))])
@@ -113,21 +124,50 @@ class LivingWorld:
         self._hear(slot, deed)
 
     def join(self, agent: str) -> None:
-        """Raises ValueError for an agent that is there already, OSError."""
-        if not agent or agent in self.past.here:
-            raise ValueError(f"'{agent}' is here already: choose another name")
-        self._note(*self._log.append([Deed("join", self.tick, agent)]))
+        """Somebody comes, and looks on while all of several agents are taken. Raises ValueError for a name that is here
+        already, OSError."""
+        self._require_new(agent)
+        self._note(*self._log.append([Deed("join", self.tick, agent, value=self._seat(self.past.free_seat(agent)))]))
 
     def leave(self, agent: str) -> None:
-        """Nothing for one that is not there. Raises OSError."""
-        if agent in self.past.here:
-            self._note(*self._log.append([Deed("leave", self.tick, agent)]))
+        """Somebody goes; whoever has looked on for longest is their agent from now on. Nothing for one that is not
+        there. Raises OSError."""
+        if agent not in self.past.here:
+            return
+        deeds, waiting = [Deed("leave", self.tick, agent)], self.past.waiting()
+        if agent in self.past.seats and waiting is not None:
+            deeds.append(Deed("seat", self.tick, waiting, value=self._seat(self.past.seats[agent])))
+        self._note(*self._log.append(deeds))
+
+    def rename(self, agent: str, name: str) -> None:
+        """Somebody goes on under another name, as the agent that they are. Raises ValueError for a name that is here
+        already, OSError."""
+        self._require_new(name)
+        value = self._seat(self.past.seats.get(agent))
+        self._note(*self._log.append([Deed("leave", self.tick, agent), Deed("join", self.tick, name, value=value)]))
 
     def close(self) -> None:
         """Lets go of it."""
         self._sleep()
         self._log.close()
         self._lock.release()
+
+    def _require_possible(self, acts: Sequence[Act]) -> None:
+        agents = self.past.birth.num_agents
+        if len(acts) != agents:
+            what = "one action" if agents == 1 else f"an action of each of {agents} agents"
+            raise ValueError(f"this world takes {what} a tick, not {len(acts)}")
+        for act in acts:
+            if act.action < (0 if agents == 1 else UNKNOWN_ACTION):
+                raise ValueError(f"action {act.action} of {act.agent} is none of this world")
+
+    def _require_new(self, agent: str) -> None:
+        if not agent or agent in self.past.here:
+            raise ValueError(f"'{agent}' is here already: choose another name")
+
+    def _seat(self, seat: int | None) -> dict[str, Any]:
+        """What a log says of it; nothing in a world of one agent, or of one who looks on."""
+        return {} if seat is None or self.past.birth.num_agents == 1 else {"seat": seat}
 
     def _note(self, *entries: Entry) -> None:
         for entry in entries:

@@ -23,7 +23,9 @@ from typing import Any, Literal
 
 from unimodel.run_folder import sync_folder
 
-Kind = Literal["born", "open", "join", "leave", "event", "mission", "act", "tick", "tag", "rewind", "branch", "adopt"]
+Kind = Literal[
+    "born", "open", "join", "seat", "leave", "event", "mission", "act", "tick", "tag", "rewind", "branch", "adopt"
+]
 LOG_FILE, HEAD_FILE, LOCK_FILE = "log.sqlite", "head", "lock"
 FORMAT = 1
 _SCHEMA = """

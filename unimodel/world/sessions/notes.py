@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from unimodel.world.sessions.log import Entry
-from unimodel.world.sessions.past import LivedBy
+from unimodel.world.sessions.past import Birth, LivedBy
 
 
 class Sentence(NamedTuple):
@@ -15,16 +15,19 @@ class Sentence(NamedTuple):
     text: str
 
 
-def note_of(entry: Entry) -> Sentence | None:
+def note_of(entry: Entry, birth: Birth) -> Sentence | None:
     """What to tell of an entry that is neither a step nor an act; nothing of a command that only looked."""
     deed, who = entry.deed, entry.deed.agent or "Somebody"
+    seat = f" {birth.seat_name(deed.value['seat'])}" if "seat" in deed.value else ""
     match deed.kind:
         case "born":
             text = "The world began."
         case "open":
             text = "A server was started with it." if deed.value["for"] == "play" else ""
         case "join":
-            text = f"{who} came."
+            text = f"{who} came as{seat}." if seat else f"{who} came."
+        case "seat":
+            text = f"{who} is{seat} now."
         case "leave":
             text = f"{who} left."
         case "event":

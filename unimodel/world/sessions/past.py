@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
+from data_pipelines.sources.world import Action
 from unimodel.world.sessions.log import FORMAT, Deed, Entry
 from unimodel.world.state import WorldState
 
 NOBODY = ""
+AWAY = ("-", "absent")
+"""How one writes that an agent does not act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class LivedBy:
 @dataclass(frozen=True, slots=True)
 class Birth:
     """How a world began: in frames of `shape` (rows, columns) codes, with the `actions` of its environment by name,
-    from `episode` of `split`, with `seed` for whatever is drawn."""
+    from `episode` of `split`, with `seed` for whatever is drawn. Several `agents` have names, "" where the environment
+    tells none; () is one agent."""
 
     shape: tuple[int, int]
     mission: str
@@ -40,6 +45,37 @@ class Birth:
     split: str
     environment: str
     seed: int
+    agents: tuple[str, ...] = ()
+
+    @property
+    def num_agents(self) -> int:
+        """How many act in every tick."""
+        return max(1, len(self.agents))
+
+    def seat_name(self, seat: int) -> str:
+        """What somebody is who is one of several agents."""
+        number, name = f"agent {seat}", self.agents[seat]
+        return number if name in ("", number.replace(" ", "_")) else f"{number} ({name})"
+
+    def ticks_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """What each agent does in ticks that are given as `left` or `0`; of several agents as `left+1`, with `-` for
+        one that does not act: UNKNOWN_ACTION. Raises ValueError for an action that there is not, or not one of each.
+        """
+        if self.num_agents == 1:
+            return [[number] for number in self.numbers_of(texts)]
+        ticks: list[list[int]] = []
+        for each in (text.split("+") for text in texts):
+            if len(each) != self.num_agents:
+                raise ValueError(
+                    f"'{'+'.join(each)}' is not an action of each of {self.num_agents} agents: join them by +, as "
+                    f"{'+'.join(self.actions[:1] * self.num_agents)}, with - for one that does not act"
+                )
+            ticks.append([UNKNOWN_ACTION if one.strip() in AWAY else self.numbers_of([one])[0] for one in each])
+        return ticks
+
+    def names_of(self, acts: Sequence[int]) -> str:
+        """The reverse, of one tick."""
+        return "+".join(AWAY[0] if act == UNKNOWN_ACTION else self.actions[act] for act in acts)
 
     def numbers_of(self, actions: Sequence[str]) -> list[int]:
         """Of actions that are given by number or by name. Raises ValueError for one that there is not."""
@@ -52,7 +88,10 @@ class Birth:
 
     def deed(self, lived_by: LivedBy, frame: np.ndarray) -> Deed:
         """The first one of a log."""
-        value = {"format": FORMAT, "birth": asdict(self), "lived_by": asdict(lived_by)}
+        about = asdict(self)
+        if not self.agents:
+            del about["agents"]  # as it always was
+        value = {"format": FORMAT, "birth": about, "lived_by": asdict(lived_by)}
         return Deed("born", 0, value=value, codes=frame_bytes(frame))
 
 
@@ -83,7 +122,11 @@ class Past:
     coming: list[Deed] = field(default_factory=list)
     """Told before the next tick."""
     here: dict[str, int] = field(default_factory=dict)
-    """Agents that have joined and not left, each since which tick."""
+    """Who has joined and not left, each since which tick."""
+    seats: dict[str, int] = field(default_factory=dict)
+    """Of those, who acts and which agent each is; in a world of one agent all share it."""
+    seats_before: dict[str, int] = field(default_factory=dict)
+    """Which agent everybody was last who ever acted as one of several."""
     tags: dict[str, int] = field(default_factory=dict)
     notable: list[Entry] = field(default_factory=list)
     """All but ticks and acts, in order."""
@@ -130,8 +173,12 @@ class Past:
                 self.coming.append(deed)
             case "join":
                 self.here[deed.agent] = deed.tick
+                self._sit(deed)
+            case "seat":
+                self._sit(deed)
             case "leave":
                 self.here.pop(deed.agent, None)
+                self.seats.pop(deed.agent, None)
             case "tag":
                 self.tags[deed.value["name"]] = deed.tick
             case "adopt":
@@ -142,7 +189,25 @@ class Past:
                 self.told = [each for each in self.told if each.tick <= deed.tick]
                 self.tags = {name: tick for name, tick in self.tags.items() if tick <= deed.tick}
             case "open":
-                self.here = {}  # whoever was there went with the process
+                self.here, self.seats = {}, {}  # whoever was there went with the process
+
+    def free_seat(self, agent: str) -> int | None:
+        """Which of several agents somebody who comes is: the one that they were before, else the first that nobody is;
+        None when all are taken."""
+        taken = self.seats.values()
+        free = [seat for seat in range(self.birth.num_agents) if seat not in taken]
+        before = self.seats_before.get(agent)
+        return before if before in free else next(iter(free), None)
+
+    def waiting(self) -> str | None:
+        """Who has looked on for longest."""
+        return next((agent for agent in self.here if agent not in self.seats), None)
+
+    def _sit(self, deed: Deed) -> None:
+        if self.birth.num_agents == 1:
+            self.seats[deed.agent] = 0
+        elif "seat" in deed.value:
+            self.seats[deed.agent] = self.seats_before[deed.agent] = deed.value["seat"]
 
     def at(self, tick: int) -> Tick:
         """Raises ValueError when it has not come so far."""
@@ -161,7 +226,8 @@ class Past:
         """All that a model reads of the time up to `tick`."""
         lived = self.ticks[:tick]
         frames = np.stack([self.frame(each) for each in (self.first, *lived)])
-        actions = np.array([action_of(each) for each in lived], dtype=np.int64)
+        several = (self.birth.num_agents,) if self.birth.num_agents > 1 else ()
+        actions = np.array([action_of(each) for each in lived], dtype=np.int64).reshape(-1, *several)
         events = [(step, ids_of(deed)) for step, each in enumerate(lived) for deed in each.told if deed.kind == "event"]
         return WorldState(self.mission(tick)[1], frames, actions, tuple(events))
 
@@ -181,11 +247,10 @@ def holding(entries: Iterable[Entry], tick: int) -> list[Entry]:
     return [each for each in held if each.deed.tick <= tick]
 
 
-def action_of(tick: Tick) -> int:
-    """What the model was given."""
-    (act,) = tick.acts
-    assert act.action is not None
-    return act.action
+def action_of(tick: Tick) -> Action:
+    """What the model was given: a number, or one of each of several agents."""
+    actions = [act.action for act in tick.acts if act.action is not None]
+    return actions[0] if len(actions) == 1 else actions
 
 
 def ids_of(deed: Deed) -> np.ndarray:

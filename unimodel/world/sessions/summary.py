@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.sources.episode import UNKNOWN_ACTION
 from unimodel.memory.writer_lock import lock_holder
 from unimodel.run_folder import RunFolder
 from unimodel.world.sessions.catalogue import files_bytes, read_world, require_run, world_names
@@ -27,8 +28,9 @@ def describe(run: RunFolder, name: str) -> list[tuple[str, str]]:
     folder, read = read_world(run, name)
     past = Past.of(read.require_whole(folder / LOG_FILE))
     assert past.last is not None
-    birth, acts = past.birth, Counter(act.agent for tick in past.ticks for act in tick.acts)
-    here = [f"{agent} since tick {tick}" for agent, tick in past.here.items()]
+    birth = past.birth
+    acts = Counter(act.agent for tick in past.ticks for act in tick.acts if act.action != UNKNOWN_ACTION)
+    here = [f"{agent}{_seat(past, agent)} since tick {tick}" for agent, tick in past.here.items()]
     done = [f"{agent or 'nobody'} {count:,}" for agent, count in acts.most_common()]
     texts = [deed.value["text"] for deed in past.coming]
     moments = [f"{tag} (tick {tick})" for tag, tick in past.tags.items()]
@@ -39,6 +41,7 @@ def describe(run: RunFolder, name: str) -> list[tuple[str, str]]:
         ("age", f"{_duration(time.time() - past.born_at)}; last lived {_duration(time.time() - past.last.time)} ago"),
         ("lived by", f"{past.lived_by}"),
         ("began", f"{_origin(past)}, seed {birth.seed}"),
+        *([("agents", ", ".join(map(birth.seat_name, range(birth.num_agents))))] if birth.agents else []),
         ("mission", past.mission(past.tick)[0] or "none"),
         ("coming", "; ".join(texts) or "nothing was said to happen next"),
         ("here", _who(folder, here)),
@@ -108,6 +111,12 @@ def _how_far(read: LogRead) -> tuple[str, str]:
     past = Past.of(read.entries)
     assert past.last is not None
     return f"{past.tick:,}", f"{_duration(time.time() - past.last.time)} ago"
+
+
+def _seat(past: Past, agent: str) -> str:
+    if not past.birth.agents:
+        return ""
+    return f", {past.birth.seat_name(past.seats[agent])}," if agent in past.seats else ", who looks on,"
 
 
 def _who(folder: Path, here: list[str]) -> str:

@@ -24,7 +24,9 @@ function ago(seconds) {
 
 export class Life {
   constructor(rename) {
-    this.actor = null;
+    this.actors = [];
+    this.seats = []; // what each of several agents is called
+    this.taken = []; // by whom
     $("rename").addEventListener("submit", (event) => {
       event.preventDefault();
       const name = $("name").value.trim();
@@ -33,13 +35,15 @@ export class Life {
     });
   }
 
-  setWelcome({ you }) {
+  setWelcome({ you, seats }) {
     this.you = you;
+    this.seats = seats;
     if (you && document.activeElement !== $("name")) $("name").value = you;
   }
 
   setState(life, tick) {
     this.agents = life.agents;
+    this.taken = life.seats;
     $("age").textContent = `${ago(Date.now() / 1000 - life.born)} old`;
     $("kept").textContent = `On the disk: ${bytes(life.log_bytes)}. Remembered beyond the window: ${life.memory_bytes ? bytes(life.memory_bytes) : "nothing"}.`;
     $("notes").replaceChildren(...life.notes.map((note) => {
@@ -51,10 +55,14 @@ export class Life {
     this.setTick(tick);
   }
 
-  setFrame(frame, action) {
-    this.actor = frame.agent;
-    this.setTick(frame.step);
-    $("deed").textContent = action === null ? "" : frame.agent === null ? `Nobody did anything (${action})` : `${frame.agent === this.you ? "You" : frame.agent}: ${action}`;
+  // `nameOf` tells an action's name.
+  setFrame({ step, agent, action, acts }, nameOf) {
+    this.actors = acts.length ? acts.filter((act) => act.action !== null).map((act) => act.agent) : [agent];
+    this.setTick(step);
+    const who = (name) => (name === this.you ? "You" : name);
+    const each = acts.map((act, seat) => `${this.seats[seat]}, ${act.agent === null ? "nobody" : `${who(act.agent)}: ${act.action === null ? "nothing known" : nameOf(act.action)}`}`);
+    const alone = action === null ? "" : agent === null ? `Nobody did anything (${nameOf(action)})` : `${who(agent)}: ${nameOf(action)}`;
+    $("deed").textContent = acts.length ? each.join(" · ") : alone;
     this.draw();
   }
 
@@ -63,10 +71,14 @@ export class Life {
   }
 
   draw() {
+    const seatOf = (name) => this.seats[this.taken.indexOf(name)];
+    $("seat").hidden = !this.seats.length || !this.agents;
+    $("seat").textContent = seatOf(this.you) ? `You are ${seatOf(this.you)}.` : "All agents are taken: you look on until one is free.";
     $("agents").replaceChildren(...(this.agents ?? []).map(({ name, since }) => {
-      const person = element("li", name === this.you ? `${name} (you)` : name);
+      const part = this.seats.length ? `, ${seatOf(name) ?? "looks on"}` : "";
+      const person = element("li", `${name === this.you ? `${name} (you)` : name}${part}`);
       person.title = `Here since tick ${since}`;
-      person.classList.toggle("acted", name === this.actor);
+      person.classList.toggle("acted", this.actors.includes(name));
       return person;
     }));
   }

@@ -155,7 +155,7 @@ function timeHint(message, realTime) {
 
 function showFrame(frame) {
   timeline.setFrame(frame);
-  if (welcome.world) life.setFrame(frame, frame.action === null ? null : welcome.controls[frame.action].name.replaceAll("_", " "));
+  if (welcome.world) life.setFrame(frame, (action) => welcome.controls[action].name.replaceAll("_", " "));
   const agreement = $("agreement");
   const [what, more] = agreement.querySelectorAll("b, span");
   const known = frame.psnr !== null;
