@@ -264,6 +264,13 @@ def test_a_stage_may_be_added_to_a_finished_run(tmp_path: Path) -> None:
         train_here(load_config(alone.config_file, [more, "stages.unified.steps=4"]))
 
 
+def test_a_model_that_had_a_memory_is_aligned_without_it(tmp_path: Path) -> None:
+    steps = ("stages.unified.steps=2", "stages.memory.steps=2")
+    run = tiny_run(tmp_path, *steps, f"stages.aligned={alignment('grpo')}", stages=("unified", "memory"))
+    train_here(run.config)
+    assert len(run.metrics()) == 2 + 2 + 4 and run.metrics()[-1]["kl"] >= 0.0
+
+
 def test_a_stage_that_went_too_far_is_done(tmp_path: Path) -> None:
     run = aligned_run(tmp_path, "grpo", "stages.aligned.objectives.aligned.max_kl=1.0e-9")
     shutil.copytree(whole("grpo").run.checkpoints / "00000003-unified", run.run.checkpoints / "00000003-unified")

@@ -58,6 +58,11 @@ def _opened(browser: Browser, server: PlayServer) -> Iterator[Page]:
     assert wrong == []
 
 
+TAP = """code => {
+  for (const type of ["keydown", "keyup"]) dispatchEvent(new KeyboardEvent(type, { code, cancelable: true }));
+}"""
+
+
 def _dream(page: Page, where: str) -> str:
     """The dream's picture, once that of `where` is drawn."""
     canvas = page.locator("canvas").first
@@ -70,8 +75,9 @@ def _real(page: Page) -> str:
 
 
 def _tap(page: Page, key: str, then: str) -> str:
-    """Presses a key; the dream's picture of the step that it leads to."""
-    page.keyboard.press(key)
+    """Presses a key; the dream's picture of the step that it leads to. Down and up at once: on a busy machine the two
+    may come so far apart that the key repeats."""
+    page.evaluate(TAP, key)
     return _dream(page, then)
 
 

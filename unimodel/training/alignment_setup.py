@@ -22,7 +22,7 @@ from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.text import BOS, EOS, PAD, token_id
 from unimodel.training.alignment import Aligner, Scores
 from unimodel.training.checkpoint import stage_checkpoint
-from unimodel.training.initial_weights import load_by_name, read_initial_weights
+from unimodel.training.initial_weights import MEMORY, load_by_name, read_initial_weights
 
 
 def build_aligner(
@@ -80,6 +80,6 @@ def model_before(
 ) -> Backbone:
     """The model with `weights_before`, for reading only."""
     backbone = Backbone(build_decoder(config.backbone, bundle.vocabulary, config.seed))
-    load_by_name(backbone, weights_before(config, run, name), whole=True)
+    load_by_name(backbone, weights_before(config, run, name), whole=True, but=MEMORY)
     backbone.decoder.set_attn_implementation(attention_implementation(device))
     return backbone.to(device).eval().requires_grad_(False)
