@@ -23,6 +23,19 @@ class Due:
 
 
 @dataclass(slots=True)
+class Beat:
+    """When the next tick is due: a period after the last one. Ticks that were missed are not made up for."""
+
+    period_seconds: float
+    next_tick: float = 0.0
+
+    def strike(self, now: float) -> None:
+        """A tick is taken."""
+        on_time = self.next_tick + self.period_seconds
+        self.next_tick = on_time if on_time > now else now + self.period_seconds
+
+
+@dataclass(slots=True)
 class Clock:
     """Of one world. Times are seconds."""
 
@@ -36,7 +49,10 @@ class Clock:
     """What was down at that moment: a key that came up before its tick counts all the same."""
     _pressed_at: float | None = None
     _step_asked: bool = False
-    _next_tick: float = 0.0
+    _beat: Beat = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._beat = Beat(self.period_seconds)
 
     def press(self, action: int, now: float) -> None:
         """A key goes down; one that is down already stays so."""
@@ -62,8 +78,8 @@ class Clock:
         """The step that is due, which is then taken; or in how many seconds to ask again; or None: when something is
         pressed. `ticking` says that time goes on by itself."""
         if ticking:
-            if now < self._next_tick:
-                return self._next_tick - now
+            if now < self._beat.next_tick:
+                return self._beat.next_tick - now
             due, idle = self.take_wanted(now), self.controls.idle
             return due or (None if idle is None else self._taken(idle, now))
         if self._fresh:
@@ -77,7 +93,7 @@ class Clock:
             return None if action is None else self._taken(action, now)
         if held is None:
             return None
-        repeat = max(max(self._held.values()) + REPEAT_AFTER_SECONDS, self._next_tick)
+        repeat = max(max(self._held.values()) + REPEAT_AFTER_SECONDS, self._beat.next_tick)
         return repeat - now if now < repeat else self._taken(held, now)
 
     def take_wanted(self, now: float) -> Due | None:
@@ -92,9 +108,7 @@ class Clock:
         return self.take_wanted(now) if self._fresh or repeats else None
 
     def _taken(self, action: int, now: float) -> Due:
-        """The next tick follows this one by a period; ticks that were missed are not made up for."""
         due = Due(action, self._pressed_at if self._fresh else None)
         self._fresh, self._step_asked = False, False
-        on_time = self._next_tick + self.period_seconds
-        self._next_tick = on_time if on_time > now else now + self.period_seconds
+        self._beat.strike(now)
         return due

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_pipelines.sources.episode import UNKNOWN_ACTION
-from unimodel.world.play.clock import Clock, Due
+from unimodel.world.play.clock import Beat, Clock, Due
 from unimodel.world.play.controls import Controls
 from unimodel.world.sessions.living import Act
 from unimodel.world.sessions.past import NOBODY
@@ -33,7 +33,7 @@ class Rounds:
         self._controls, self._period_seconds, self._num_agents = controls, period_seconds, num_agents
         self._seats: dict[str, int] = {}
         self._clocks: dict[str, Clock] = {}
-        self._next_tick = 0.0
+        self._beat = Beat(period_seconds)
 
     def settle(self, seats: Mapping[str, int]) -> None:
         """These are here now, each as one of the agents; who goes takes their keys along."""
@@ -57,8 +57,8 @@ class Rounds:
         """The step that is due, which is then taken; or in how many seconds to ask again; or None: when something is
         pressed. `ticking` says that time goes on by itself, which it does not where nobody is, nor where every action
         does something and nobody acts: nobody's action is known then, and that is another thing than idling."""
-        if ticking and now < self._next_tick:
-            return self._next_tick - now
+        if ticking and now < self._beat.next_tick:
+            return self._beat.next_tick - now
         if not self._clocks:
             return None
         if ticking:
@@ -73,8 +73,7 @@ class Rounds:
         return self._round(dues | {who: due for who, due in along.items() if due is not None}, now)
 
     def _round(self, dues: Mapping[str, Due], now: float) -> Round:
-        on_time = self._next_tick + self._period_seconds
-        self._next_tick = on_time if on_time > now else now + self._period_seconds
+        self._beat.strike(now)
         acts = [Act(NOBODY, UNKNOWN_ACTION)] * self._num_agents
         nothing = UNKNOWN_ACTION if self._controls.idle is None else self._controls.idle
         for who, seat in self._seats.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from unimodel.world.play.clock import Clock, Due
+from unimodel.world.play.clock import Beat, Clock, Due
 from unimodel.world.play.controls import Controls
 from unimodel.world.sessions.living import Act
 from unimodel.world.sessions.past import NOBODY
@@ -40,7 +40,7 @@ class Turns:
         self._controls, self._period_seconds = controls, period_seconds
         self._clocks: dict[str, Clock] = {}
         """Whoever has waited longest comes first."""
-        self._next_tick = 0.0
+        self._beat = Beat(period_seconds)
 
     def join(self, agent: str) -> None:
         """One more, who acts before the others."""
@@ -74,8 +74,8 @@ class Turns:
     def take(self, now: float, *, ticking: bool) -> Turn | float | None:
         """The step that is due, which is then taken; or in how many seconds to ask again; or None: when something is
         pressed. `ticking` says that time goes on by itself."""
-        if ticking and now < self._next_tick:
-            return self._next_tick - now
+        if ticking and now < self._beat.next_tick:
+            return self._beat.next_tick - now
         waits: list[float] = []
         for agent, clock in self._clocks.items():
             due = clock.take_wanted(now) if ticking else clock.take(now, ticking=False)
@@ -89,6 +89,5 @@ class Turns:
         return min(waits, default=None)
 
     def _taken(self, turn: Turn, now: float) -> Turn:
-        on_time = self._next_tick + self._period_seconds
-        self._next_tick = on_time if on_time > now else now + self._period_seconds
+        self._beat.strike(now)
         return turn
