@@ -49,7 +49,7 @@ def evaluate(path: Path, split: Split) -> None:
         _evaluate_stage(path, stage, skills, held_out, findings)
     for source, stage in _last_remembered(config, state["stages"]).items():
         others = load_held_out(config, run, split, bundle.vocabulary, bundle.builder.eos_id, source)
-        evaluate_memory(load_run(path, stage), others, findings)
+        evaluate_memory(load_run(path, stage), others, findings, source)
     results = findings.to_dict()
     about = {"state": state, "weights": "moving average", "codebook": codebook}
     write_json(run.evaluation, {**about, **results})

@@ -21,6 +21,7 @@ import torch
 
 from data_pipelines.sources.since_seen import steps_since_seen
 from unimodel.batch import CorruptedSequence, pack
+from unimodel.config import EPISODES
 from unimodel.config_memory import MemoryConfig
 from unimodel.evaluation.curves import MODEL, Curve, Line
 from unimodel.evaluation.findings import Findings
@@ -59,8 +60,8 @@ Ask = Callable[[Recalled, np.ndarray], tuple[float, float]]
 """Right answers and questions of an episode, at the steps bool [T]."""
 
 
-def evaluate_memory(loaded: LoadedRun, held_out: HeldOut, findings: Findings) -> None:
-    """Adds the figures above for a stage with a memory."""
+def evaluate_memory(loaded: LoadedRun, held_out: HeldOut, findings: Findings, source: str = EPISODES) -> None:
+    """Adds the figures above for a stage with a memory, of the held-out episodes of a source."""
     memory = loaded.config.stages[loaded.stage].memory
     assert memory is not None
     try:
@@ -73,7 +74,8 @@ def evaluate_memory(loaded: LoadedRun, held_out: HeldOut, findings: Findings) ->
         say("what is recalled is left out: no held-out episode shows again what it showed long ago", log=loaded.run.log)
         return
     ours, empty = (recall(loaded, held_out.tokens, since, forgets=forgets) for forgets in (False, True))
-    findings.add(*recall_figures(ours, empty, window, loaded.stage))
+    of = loaded.stage if source == EPISODES else f"{loaded.stage} ({source})"
+    findings.add(*recall_figures(ours, empty, window, of))
 
 
 def recall_figures(

@@ -56,9 +56,14 @@ def hide(corrupted: CorruptedSequence, hidden: np.ndarray, vocabulary: Vocabular
 
 @torch.no_grad()
 def predict_hidden(backbone: Backbone, corrupted: Sequence[CorruptedSequence], pad_id: int) -> list[torch.Tensor]:
-    """For every sequence, logits [its targets, vocabulary]; one sequence per row, before which there was nothing."""
-    unit = backbone.segment_tokens or 8
-    length = -(-max(len(c) for c in corrupted) // unit) * unit
+    """For every sequence, logits [its targets, vocabulary]; one sequence per row, before which there was nothing.
+
+    Raises ValueError for one that is longer than a segment, where there is a memory.
+    """
+    longest, segment_tokens = max(len(c) for c in corrupted), backbone.segment_tokens
+    if segment_tokens is not None and longest > segment_tokens:
+        raise ValueError(f"a sequence of {longest} tokens is longer than a segment of the memory ({segment_tokens})")
+    length = segment_tokens or -(-longest // 8) * 8
     batch = pack([[c] for c in corrupted], length, pad_id).to(next(backbone.parameters()).device)
     logits = backbone(batch).float().cpu()
     return list(logits.split([int((c.target != NO_TARGET).sum()) for c in corrupted]))

@@ -109,18 +109,18 @@ class StageData:
         """Up to `entry.frames` frames, segment after segment; the last frame of one is the first of the next."""
         steps = min(start + entry.frames, episode.num_frames) - start - 1
         index, objective = self._objectives.index(entry.objective), self._stage.objectives[entry.objective]
-        poses = episode.poses[start : start + steps + 1]
         recalled = np.zeros(steps + 1, dtype=bool)
-        recalled[revisits(poses, memory.segment_frames)[:, 1]] = True
+        if memory.recalled_weight != 1.0:
+            recalled[revisits(episode.poses[start : start + steps + 1], memory.segment_frames)[:, 1]] = True
         segments = []
         for number in range(num_segments(steps, memory.segment_frames)):
             first = number * memory.segment_frames
             frames = min(memory.segment_frames, steps - first) + 1
             sequence = self._builder.interaction(episode, start + first, frames)
             corrupted = corrupt(sequence, self._builder.vocabulary, objective, index, rng)
-            if memory.recalled_weight != 1.0:
-                of_segment = recalled[first : first + frames]
-                corrupted = weigh_pictures(corrupted, sequence, of_segment, memory.recalled_weight)
+            chosen = recalled[first : first + frames]
+            if chosen.any():
+                corrupted = weigh_pictures(corrupted, sequence, chosen, memory.recalled_weight)
             segments.append(corrupted)
         return join_segments(segments, memory.segment_tokens)
 
