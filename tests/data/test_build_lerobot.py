@@ -6,6 +6,7 @@ Run: pytest tests/data/test_build_lerobot.py
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def decoded(found: dict[str, tuple[dict[str, bytes], dict[str, Any]]]) -> dict[s
 
 def joined(windows: dict[str, Sample], episode: int) -> list[Sample]:
     return [sample for key, sample in sorted(windows.items()) if key.startswith(f"episode-{episode:06d}-")]
+
+
+def test_an_encoder_leaves_the_tests_no_real_time_process(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    write_lerobot(tmp_path / "robots", "v3.0", codec="libsvtav1")
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.parametrize(("version", "codec"), VERSIONS)

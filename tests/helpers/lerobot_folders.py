@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +75,20 @@ def with_pictures(rows: pa.Table, episode: int) -> pa.Table:
     return rows.append_column(CAMERA, pa.array(pictures, pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
 
 
+@contextmanager
+def usual_scheduling() -> Iterator[None]:
+    """Run by root, SVT-AV1 makes whoever calls it a real-time process: it and all that it starts from then on would
+    leave the other processes of the machine no time."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def write_video(path: Path, frames: Iterable[np.ndarray], codec: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with usual_scheduling(), av.open(str(path), "w") as container:
         stream: Any = container.add_stream(
             codec, FPS, options={"g": "2" if codec == "libsvtav1" else "250", "crf": "20"}
         )
