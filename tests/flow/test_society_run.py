@@ -21,7 +21,9 @@ from data_pipelines.sources.recording import Recording, record_dataset
 from unimodel.cli import app
 from unimodel.config_file import settings_of
 from unimodel.evaluation.evaluate import evaluate
+from unimodel.evaluation.held_out import load_held_out
 from unimodel.evaluation.report import write_report
+from unimodel.evaluation.scorecard.restart import restart_worlds
 from unimodel.generate import frames_from_actions
 from unimodel.run_folder import RunFolder
 from unimodel.training.loaded_run import LoadedRun, load_run
@@ -128,6 +130,12 @@ def test_a_world_on_disk_takes_an_action_of_each(run: RunFolder) -> None:
     for wrong, said in (("up", "not an action of each of 2 agents"), ("up+fly", "'fly' is no action of this world")):
         with pytest.raises(ValueError, match=said):
             world("step", "--actions", wrong)
+
+
+def test_a_world_of_both_goes_on_after_a_restart(run: RunFolder, loaded: LoadedRun) -> None:
+    held_out = load_held_out(loaded.config, run, "test", loaded.bundle.vocabulary, loaded.bundle.builder.eos_id)
+    worlds = restart_worlds(loaded, held_out)
+    assert worlds and all(np.array_equal(one.restarted, one.never_closed) for one in worlds)
 
 
 def test_who_acts_alone_is_refused(loaded: LoadedRun) -> None:

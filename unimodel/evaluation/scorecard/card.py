@@ -130,10 +130,7 @@ def world_stage(config: RunConfig, run: RunFolder) -> str:
 
 def _persistence(m: Materials) -> Iterator[Score]:
     episodes, window = {one.key: one for one in m.held_out.episodes}, window_frames(m.loaded)
-    if m.agents > 1:
-        yield not_measured(persistence.RESTART, "a world of several agents does not live on a disk yet")
-    else:
-        yield persistence.score_restart(restart_worlds(m.loaded, m.held_out))
+    yield persistence.score_restart(restart_worlds(m.loaded, m.held_out))
     revisited = {name: revisit_answers(some, episodes, window) for name, some in m.rollouts.items()}
     yield persistence.score_revisits(revisited, revisit_answers(m.real, episodes, window), window)
     yield persistence.score_half_life(m.recalled or revisited)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.sources.world import Action
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.scorecard.predictors import window_frames
 from unimodel.run_folder import RunFolder
@@ -22,7 +23,7 @@ from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import worlds_of
 from unimodel.world.sessions.catalogue import make_world
 from unimodel.world.sessions.from_run import lived_by
-from unimodel.world.sessions.living import Act, LivingWorld
+from unimodel.world.sessions.living import LivingWorld, acts_of
 from unimodel.world.sessions.past import Birth
 from unimodel.world.state import WorldState
 
@@ -48,7 +49,7 @@ def restart_worlds(loaded: LoadedRun, held_out: HeldOut) -> list[Continued]:
     ticks = max(LEAST_TICKS, window_frames(loaded) * 3 // 2)
     found = []
     for episode in episodes:
-        actions = np.resize(episode.actions, 2 * ticks).tolist()
+        actions = episode.actions[np.arange(2 * ticks) % len(episode.actions)].tolist()
         whole = _unbroken(loaded, WorldState(episode.mission, episode.frames[:1], episode.actions[:0]), actions)
         known = WorldState(episode.mission, whole[ticks : ticks + 1], episode.actions[:0])
         anew = _unbroken(loaded, known, actions[ticks:])
@@ -63,7 +64,7 @@ def same_tokens(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.nd
     return np.array([float((a == b).mean()) for a, b in zip(one, other, strict=True)])
 
 
-def _unbroken(loaded: LoadedRun, state: WorldState, actions: Sequence[int]) -> np.ndarray:
+def _unbroken(loaded: LoadedRun, state: WorldState, actions: Sequence[Action]) -> np.ndarray:
     """[1 + actions, rows, columns] frames of a world that is never closed."""
     worlds = worlds_of(loaded, SETTINGS)
     slot = worlds.open(state, SEED)
@@ -73,20 +74,21 @@ def _unbroken(loaded: LoadedRun, state: WorldState, actions: Sequence[int]) -> n
 
 
 def _on_disk(
-    loaded: LoadedRun, folder: Path, episode: TokenisedEpisode, actions: Sequence[int], ticks: int
+    loaded: LoadedRun, folder: Path, episode: TokenisedEpisode, actions: Sequence[Action], ticks: int
 ) -> np.ndarray:
     """The frames after the restart."""
     run, model = RunFolder(folder), lived_by(loaded)
     run.store_config(loaded.config)
     names = tuple(map(str, range(loaded.bundle.vocabulary.action_size)))
-    shape = episode.frames.shape[1:]
-    birth = Birth((shape[0], shape[1]), "", tuple(episode.mission.tolist()), names, 0, "test", "", SEED)
+    shape, several = episode.frames.shape[1:], episode.actions.shape[1:]
+    agents = ("",) * several[0] if several else ()
+    birth = Birth((shape[0], shape[1]), "", tuple(episode.mission.tolist()), names, 0, "test", "", SEED, agents)
     place = make_world(run, "restarted", birth, episode.frames[0], model)
     frames = []
     for some in (actions[:ticks], actions[ticks:]):
         world = LivingWorld(place, worlds_of(loaded, SETTINGS), model, "evaluation")
         try:
-            frames = [world.step([Act("", action)], SETTINGS.steps) for action in some]
+            frames = [world.step(acts_of("", np.atleast_1d(acts).tolist()), SETTINGS.steps) for acts in some]
         finally:
             world.close()
     return np.stack(frames)
