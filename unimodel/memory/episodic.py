@@ -4,6 +4,10 @@ Transformers, arXiv 2203.08913, with frames for tokens; WorldMem, arXiv 2504.123
 A frame is kept as its tokens, with a learned key. Tokens outlive the model: keys and values of an older one would be
 stale, tokens are read again. Where the last segment ended asks, the frames with the best keys answer, and how well a
 key fits says how much of its frame is shown: so the keys learn from what a recalled frame is good for.
+
+A choice teaches nothing of what was not chosen. So beside the frames stands their gist: the mean of the keys of all
+frames, each weighted by how well it fits, through which every key learns at once. Without it the best frame is found
+by luck or never (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from unimodel.memory.state import State
 
 SHARPNESS = 4.0
 """Of the sigmoid of a fit, a cosine, that says how much of a frame is shown: 0.98 at 1, 0.5 at 0."""
+GIST_SHARPNESS = 8.0
+"""Of the softmax of the fits of all frames: near uniform at first, and one frame among a thousand once keys differ."""
 
 
 class EpisodicMemory(nn.Module):
@@ -32,13 +38,15 @@ class EpisodicMemory(nn.Module):
         self._capacity, self._recalled, self._key_dim = capacity, recalled, key_dim
         self._grid, self._dim = grid, dim
         self._codes = grid[0] * grid[1]
-        self.prefix_places = recalled * self._codes
+        self.prefix_places = 1 + recalled * self._codes
         self.key, self.query = nn.Linear(dim, key_dim), nn.Linear(dim, key_dim)
-        self.embed_mark, self.embed_unknown = nn.Embedding(1, dim), nn.Embedding(1, dim)
+        self.gist = nn.Linear(key_dim, dim, bias=False)
+        self.embed_mark, self.embed_unknown, self.embed_gist = (nn.Embedding(1, dim) for _ in range(3))
         for linear in (self.key, self.query):
             nn.init.normal_(linear.weight, std=dim**-0.5)
             nn.init.zeros_(linear.bias)
-        for table in (self.embed_mark, self.embed_unknown):
+        nn.init.normal_(self.gist.weight, std=scale)
+        for table in (self.embed_mark, self.embed_unknown, self.embed_gist):
             nn.init.normal_(table.weight, std=scale)
 
     def init(self, rows: int, device: torch.device) -> State:
@@ -50,27 +58,36 @@ class EpisodicMemory(nn.Module):
             "count": torch.zeros(rows, dtype=torch.int64, device=device),
         }
 
-    def recall(self, state: State) -> tuple[Tensor, Tensor]:
-        """Places int64 [rows, recalled] of the frames that fit best, best first, and how well they do, cosines; -inf
-        where there are not so many."""
+    def fit(self, state: State) -> Tensor:
+        """[rows, capacity] how well each frame answers where the last segment ended, a cosine; -inf where none is."""
         query = nn.functional.normalize(self.query(state["where"]), dim=-1)
-        fit = torch.einsum("rcd,rd->rc", state["keys"], query)
-        best = fit.masked_fill(~state["present"], -torch.inf).topk(self._recalled, dim=1)
+        return torch.einsum("rcd,rd->rc", state["keys"], query).masked_fill(~state["present"], -torch.inf)
+
+    def recall(self, fit: Tensor) -> tuple[Tensor, Tensor]:
+        """Places int64 [rows, recalled] of the frames that fit best, best first, and how well they do; -inf where there
+        are not so many."""
+        best = fit.topk(self._recalled, dim=1)
         return best.indices, best.values
 
     def read(self, state: State, embed: Embed) -> Prefix:
-        """The best comes last, next to the segment."""
-        places, fit = (answer.flip(1) for answer in self.recall(state))
+        """The gist, and the frames, of which the best comes last, next to the segment."""
+        all_fit, is_known = self.fit(state), state["present"].any(dim=1, keepdim=True)
+        weight = (GIST_SHARPNESS * all_fit.masked_fill(~is_known, 0.0)).softmax(dim=1)
+        gist = self.gist(torch.einsum("rc,rcd->rd", weight, state["keys"]))
+        places, fit = (answer.flip(1) for answer in self.recall(all_fit))
         ids = state["ids"].gather(1, places[..., None].expand(-1, -1, self._codes))
         first = torch.zeros(1, dtype=torch.int64, device=ids.device)
         shown = (SHARPNESS * fit).sigmoid()[..., None, None]
         frames = shown * embed(ids) + (1 - shown) * self.embed_unknown(first) + self.embed_mark(first)
         rows, (height, width) = ids.shape[0], self._grid
+        patches = patch_places(height, width, 1, ids.device).repeat(1, self._recalled)
+        number = torch.arange(1 + self._recalled, device=ids.device)
+        blocks = torch.cat([number[:1], number[1:].repeat_interleave(self._codes)])
         return Prefix(
-            embeds=frames.reshape(rows, -1, self._dim),
-            grid=patch_places(height, width, 1, ids.device).repeat(1, self._recalled),
-            blocks=torch.arange(self._recalled, device=ids.device).repeat_interleave(self._codes),
-            shown=fit.isfinite().repeat_interleave(self._codes, dim=1),
+            embeds=torch.cat([(self.embed_gist(first) + gist)[:, None], frames.reshape(rows, -1, self._dim)], dim=1),
+            grid=torch.cat([patches.new_zeros(2, 1), patches], dim=1),
+            blocks=blocks,
+            shown=torch.cat([is_known, fit.isfinite().repeat_interleave(self._codes, dim=1)], dim=1),
         )
 
     def ask(self, state: State) -> Tensor:
