@@ -1,30 +1,20 @@
-"""What a plain recurrent network remembers of the worlds of a run, beside the run's own model.
+"""What a plain recurrent network remembers of the worlds of a run.
 
 A GRU reads every frame (its codes embedded, side by side) with the action that led to it, and foretells the codes and
 the reward of the next. It has the whole episode in one pass, trained by backpropagation through all of it, for as many
-episodes as the run's last stage. Both are asked the same: `unimodel/evaluation/memory.py`.
-
-    python benchmarks/peers/memory_gru.py runs/memory_recall [--hidden 256] [--split test]
+episodes as the run's last stage.
 """
 
 from __future__ import annotations
-
-import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_pipelines.shards.reader import ShardReader
-from data_pipelines.sources.since_seen import steps_since_seen
 from data_pipelines.stream.randomness import keyed_generator
-from unimodel.config import EPISODES
-from unimodel.evaluation.held_out import load_held_out
-from unimodel.evaluation.memory import Recalled, recall, recall_figures
-from unimodel.tokenizers.tokenised_shards import decode_tokenised
+from unimodel.evaluation.memory import Recalled
 from unimodel.tokenizers.unified import TokenisedEpisode
-from unimodel.training.loaded_run import LoadedRun, load_run
+from unimodel.training.loaded_run import LoadedRun
 
 LEARNING_RATE = 2e-3
 
@@ -95,39 +85,3 @@ def recall_gru(model: FrameGru, episodes: list[TokenisedEpisode], since: list[np
         told = (reward[0] > 0).numpy()
         recalled.append(Recalled(gaps, right, episode.frames[0].size, rewarded[0].numpy().astype(bool), told))
     return recalled
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--split", choices=("validation", "test"), default="test")
-    options = parser.parse_args()
-    loaded = load_run(options.run)
-    memory = loaded.config.stages[loaded.stage].memory
-    if memory is None:
-        parser.error(f"{options.run} has no stage with a memory")
-    bundle = loaded.bundle
-    held_out = load_held_out(loaded.config, loaded.run, options.split, bundle.vocabulary, bundle.builder.eos_id)
-    since = [steps_since_seen(episode)[1:] for episode in held_out.episodes]
-    reader = ShardReader(loaded.run.tokens_of(EPISODES, "train"))
-    model = train_gru(loaded, [decode_tokenised(*reader.read(i)) for i in range(len(reader))], options.hidden)
-    ours, empty = (recall(loaded, held_out.tokens, since, forgets=forgets) for forgets in (False, True))
-    theirs = recall_gru(model, held_out.tokens, since)
-    sizes = [sum(p.numel() for p in some.parameters()) for some in (loaded.backbone, model)]
-    print(f"parameters: model {sizes[0]:,}, GRU {sizes[1]:,}")
-    rows, details, curves = recall_figures(ours, empty, memory.segment_frames, loaded.stage)
-    _, other_details, other_curves = recall_figures(theirs, empty, memory.segment_frames, "gru")
-    for curve, other in zip(curves, other_curves, strict=True):
-        print(f"\n{curve.title}: steps, frames, model, empty memory, GRU")
-        lines = [*curve.lines, other.lines[0]]
-        for at, (steps, count) in enumerate(zip(curve.steps, curve.samples, strict=True)):
-            print(f"{steps:5} {count:6} " + "  ".join(str(line.estimates[at]) for line in lines))
-    for row in rows:
-        print(f"{row.metric}: {row.model:.3f}, empty memory {row.baseline:.3f} ({row.samples})")
-    for ours_detail, theirs_detail in zip(details, other_details, strict=True):
-        print(f"{ours_detail.metric}: {ours_detail.model:g} windows, GRU {theirs_detail.model:g}")
-
-
-if __name__ == "__main__":
-    main()

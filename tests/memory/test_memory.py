@@ -24,6 +24,7 @@ from toy_sequences import BUILDER, PAD_ID, VOCABULARY, all_logits, tiny_backbone
 
 from unimodel.batch import CorruptedSequence, PackedBatch, pack
 from unimodel.config_objectives import TeacherForcingConfig
+from unimodel.memory.episodic import EpisodicMemory
 from unimodel.memory.state import State, detach, from_bytes, num_bytes, rows_of, side_by_side, to_bytes
 from unimodel.objectives.corruption import corrupt
 from unimodel.objectives.segments import join_segments
@@ -185,3 +186,23 @@ def test_every_frame_is_written_once_and_recalled_as_it_was() -> None:
     assert torch.equal(state["window/ids"][0] - first_id, torch.from_numpy(shown[-5:]))
     assert torch.equal(state["episodic/ids"][0] - first_id, torch.from_numpy(shown))  # capacity 6, in order
     assert int(state["episodic/count"][0]) == 3 * STEPS and bool(state["episodic/present"].all())
+
+
+def test_what_is_not_recalled_teaches_its_key_through_the_gist() -> None:
+    """And the gist is the key of the one frame that fits where no other fits as well."""
+    episodic = memory_of(remembering([EPISODIC | {"recalled_frames": 1}])).mechanisms["episodic"]
+    assert isinstance(episodic, EpisodicMemory)
+    state = episodic.init(1, torch.device("cpu"))
+    where = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    query = torch.nn.functional.normalize(episodic.query(where), dim=-1).detach()
+    keys = torch.cat([query, *([-query] * 3)])[None].requires_grad_()  # one that fits, three that could not less
+    present = torch.tensor([[True] * 4 + [False] * 2])
+    state |= {"keys": torch.cat([keys, torch.zeros(1, 2, 8)], dim=1), "present": present, "where": where}
+    prefix = episodic.read(state, torch.nn.Embedding(VOCABULARY.size, 32))
+    assert prefix.shown.tolist() == [[True] * (1 + SIDE * SIDE)]
+    prefix.embeds.sum().backward()
+    assert keys.grad is not None and (keys.grad[0, 1:].abs().sum(dim=1) > 0).all()
+    gist = prefix.embeds[0, 0] - episodic.embed_gist.weight[0]
+    torch.testing.assert_close(gist, episodic.gist(query)[0], atol=1e-4, rtol=1e-4)
+    nothing = episodic.read(episodic.init(1, torch.device("cpu")), torch.nn.Embedding(VOCABULARY.size, 32))
+    assert not nothing.shown.any() and nothing.embeds.isfinite().all()
