@@ -50,7 +50,11 @@ class Learnt:
 
 
 def train_odometer(
-    walks: Sequence[Walk], vocabulary: Vocabulary, seed: int, progress: Callable[[int, float], None]
+    walks: Sequence[Walk],
+    vocabulary: Vocabulary,
+    seed: int,
+    progress: Callable[[int, float], None],
+    num_steps: int = STEPS,
 ) -> Learnt:
     """Fits an odometer to episodes with pictures of one size; `progress(step, cross entropy in nats)`.
 
@@ -76,7 +80,7 @@ def train_odometer(
         torch.manual_seed(seed)
         odometer = Odometer(shape)
         odometer.moves.copy_(torch.from_numpy(moves))
-        _fit(odometer, _Steps.of(shown, known), rng, progress)
+        _fit(odometer, _Steps.of(shown, known), rng, progress, num_steps)
     odometer.eval()
     if not sum(len(walk.moves) for walk in held_out):
         return Learnt(odometer, math.nan, math.nan)
@@ -103,11 +107,13 @@ class _Steps:
         return list(zip(*some, strict=True))
 
 
-def _fit(odometer: Odometer, steps: _Steps, rng: np.random.Generator, progress: Callable[[int, float], None]) -> None:
+def _fit(
+    odometer: Odometer, steps: _Steps, rng: np.random.Generator, progress: Callable[[int, float], None], num_steps: int
+) -> None:
     optimizer = torch.optim.AdamW(odometer.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
     usable = torch.nonzero(steps.labels >= 0).ravel().numpy()
-    for step in range(STEPS):
-        scale = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
+    for step in range(num_steps):
+        scale = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * scale
         some = torch.from_numpy(rng.choice(usable, size=BATCH_STEPS))
         before, after = _partly_hidden(steps.before[some]), _partly_hidden(steps.after[some])
