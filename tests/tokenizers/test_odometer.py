@@ -17,8 +17,9 @@ from tiny_run import TinyRun, tiny_run
 from toy_sequences import VOCABULARY
 from toy_walks import walked
 
+from data_pipelines.shards.storage import local_folder
 from data_pipelines.sources.moves import moves_between
-from data_pipelines.sources.sample import NO_POSES
+from data_pipelines.sources.recording import Recording, record_dataset
 from data_pipelines.sources.walking import FORWARD, after
 from unimodel.memory.poses import moved
 from unimodel.run_folder import read_json
@@ -164,13 +165,24 @@ def test_an_odometer_of_other_codes_is_refused(tmp_path: Path) -> None:
         has_odometer(run.config, run.run)
 
 
-def test_episodes_without_poses_are_refused_by_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from unimodel.tokenizers import prepare
-
-    run, read = run_by_pose(tmp_path), prepare.decode_sample
-    monkeypatch.setattr(prepare, "decode_sample", lambda *about: replace(read(*about), poses=NO_POSES))
+def test_episodes_without_poses_are_refused_by_source(tmp_path: Path) -> None:
+    """Orchards tell none."""
+    run = tiny_run(tmp_path, BY_POSE, f"data.folder={tmp_path / 'orchard'}", stages=("memory",))
+    record_dataset(
+        local_folder(run.config.data.folder),
+        Recording(
+            seed=0,
+            environment="society:data_pipelines.sources.orchard?agents=2",
+            train_episodes=1,
+            validation_episodes=1,
+            test_episodes=1,
+            max_steps=3,
+            policies=[{"kind": "random"}],
+            image_size=64,
+            episodes_per_shard=1,
+        ),
+        processes=1,
+    )
     with pytest.raises(ValueError, match=r"source 'episodes': sample .* has no poses.*`by: key`"):
         train_tokenizers(run.config, run.run)
     assert not run.run.odometer.exists()
