@@ -87,6 +87,7 @@ def test_it_is_played_and_exported_with_its_odometer_beside_it(prepared: Path, t
         assert not [name for name in weights.keys() if "odometer" in name]
     again = Odometer.load(tmp_path / "export")
     assert torch.equal(again.moves, mechanism.odometer.moves)
+    assert "odometer.safetensors" in (tmp_path / "export" / "README.md").read_text()
     before = lived_by(loaded)
     marker = run.run.odometer / "settings.json"
     marker.write_text(marker.read_text() + "\n")
