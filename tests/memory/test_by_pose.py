@@ -24,7 +24,8 @@ from unimodel.batch import pack
 from unimodel.config_memory import EpisodicConfig, MemoryConfig
 from unimodel.config_objectives import TeacherForcingConfig
 from unimodel.memory.build import build_memory
-from unimodel.memory.by_pose import PoseMemory
+from unimodel.memory.by_pose import RESOLUTION, PoseMemory
+from unimodel.memory.poses import apart, moved
 from unimodel.memory.protocol import UNKNOWN
 from unimodel.memory.state import State, part_of
 from unimodel.objectives.asked import ask_everything
@@ -124,6 +125,15 @@ def test_the_frames_nearest_to_here_are_recalled(odometer: Odometer, number: int
         np.testing.assert_array_equal(shown.numpy(), walk.codes[expected].reshape(len(expected), -1))
         counts.append(len(expected))
     assert max(counts) == 4 and len(counts) == 12
+
+
+@pytest.mark.parametrize(("step", "turns"), [(1.0, 4), (0.15, 24)], ids=["a grid", "MiniWorld"])
+def test_a_long_life_that_walks_in_circles_still_knows_where_it_is(step: float, turns: int) -> None:
+    """12,000 steps and turns: sums of 32 bits, and yet closer than two poses that are one."""
+    pose, moves = torch.zeros(3), torch.tensor([[step, 0.0, 0.0], [0.0, 0.0, 2 * math.pi / turns]])
+    for _ in range(6000 // turns * turns):
+        pose = moved(moved(pose, moves[0]), moves[1])
+    assert apart(pose, torch.zeros(3), 1.0) < RESOLUTION
 
 
 def test_a_frame_seen_many_times_from_one_place_is_recalled_once_and_as_it_was_last(odometer: Odometer) -> None:

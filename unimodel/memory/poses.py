@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def moved(pose: Tensor, move: Tensor) -> Tensor:
-    """Where a move [..., 3] (forward, left, turn) leads from a pose (dead reckoning)."""
+    """Where a move [..., 3] (forward, left, turn) leads from a pose (dead reckoning); angles stay from -pi to pi, or
+    those of a long life would be told in ever larger steps."""
     cos, sin = pose[..., 2].cos(), pose[..., 2].sin()
     x = pose[..., 0] + cos * move[..., 0] - sin * move[..., 1]
     y = pose[..., 1] + sin * move[..., 0] + cos * move[..., 1]
-    return torch.stack([x, y, pose[..., 2] + move[..., 2]], dim=-1)
+    angle = pose[..., 2] + move[..., 2]
+    around = (angle <= -math.pi).to(angle.dtype) - (angle > math.pi).to(angle.dtype)
+    return torch.stack([x, y, angle + 2 * math.pi * around], dim=-1)
 
 
 def seen_from(here: Tensor, pose: Tensor) -> Tensor:
