@@ -44,14 +44,20 @@ class CompressedConfig(Settings):
 
 
 class EpisodicConfig(Settings):
-    """Frames of any time, recalled by a learned key (Memorizing Transformers, arXiv 2203.08913)."""
+    """Frames of any time, recalled by a learned key (Memorizing Transformers, arXiv 2203.08913) or by the pose from
+    which they were seen (WorldMem, arXiv 2504.12369)."""
 
     kind: Literal["episodic"]
+    by: Literal["key", "pose"] = "key"
+    """pose: the nearest, as an odometer reckons them that is trained with the tokenizers; episodes must have poses."""
     capacity_frames: PositiveInt = 512
     """Frames kept of a row; then the oldest are overwritten."""
     recalled_frames: PositiveInt = 2
     """In front of a segment."""
     key_dim: PositiveInt = 64
+    """Of a learned key."""
+    turn_weight: PositiveFloat = 0.5
+    """By pose: what a radian between two headings counts, in units of the world's places."""
 
 
 MechanismConfig = Annotated[
@@ -75,6 +81,11 @@ class MemoryConfig(Settings):
     dropout_fraction: Fraction = 0.0
     """Share of segments, in training, that read an empty memory."""
     mechanisms: tuple[MechanismConfig, ...] = ()
+
+    @property
+    def recalls_by_pose(self) -> bool:
+        """Whether an odometer is needed."""
+        return any(isinstance(each, EpisodicConfig) and each.by == "pose" for each in self.mechanisms)
 
     @field_validator("mechanisms")
     @classmethod

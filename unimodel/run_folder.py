@@ -58,6 +58,11 @@ class RunFolder:
         return self.tokenizers / "latent_action"
 
     @property
+    def odometer(self) -> Path:
+        """Absent when no stage recalls by pose."""
+        return self.tokenizers / "odometer"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

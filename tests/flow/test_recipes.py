@@ -31,7 +31,7 @@ MEMORIES = {
     "titans": "fastweight",
     "framepack": "compressed",
 }
-SYSTEMS = (*MEMORIES, "genie", "oasis", "dreamer")
+SYSTEMS = (*MEMORIES, "worldmem", "genie", "oasis", "dreamer")
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -69,6 +69,14 @@ def test_recipes_of_memories_differ_in_their_memory_alone(name: str, kind: str) 
     assert ours is not None and [each.kind for each in ours.mechanisms] == [kind]
     same = recipe.stages["memory"].model_copy(update={"memory": base.stages["memory"].memory})
     assert same == base.stages["memory"] and recipe.backbone == base.backbone
+
+
+def test_worldmem_recalls_by_pose_beside_a_window_in_rooms_that_tell_poses() -> None:
+    config = load_config(find_recipe("worldmem").path)
+    memory = config.stages["memory"].memory
+    assert memory is not None and memory.recalls_by_pose
+    assert [each.kind for each in memory.mechanisms] == ["window", "episodic"]
+    assert "rooms:Rooms-3x3" in config.data.recording.environment
 
 
 def small(name: str, folder: Path) -> list[str]:

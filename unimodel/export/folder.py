@@ -113,6 +113,9 @@ def _write_files(loaded: LoadedRun, folder: Path, source: dict[str, Any]) -> Non
     bundle.image.save(folder)
     if bundle.audio is not None:
         bundle.audio.save(folder)
+    memory = loaded.config.stages[loaded.stage].memory
+    if bundle.odometer is not None and memory is not None and memory.recalls_by_pose:
+        bundle.odometer.save(folder)
     vocabulary = bundle.vocabulary
     ranges = {m.label: [vocabulary.range_of(m).start, vocabulary.range_of(m).stop] for m in Modality}
     write_json(folder / VOCABULARY_FILE, vocabulary.to_dict())

@@ -1,5 +1,5 @@
 """Recall: of all frames that a world has shown, the few that matter now stand in front of a segment (Memorizing
-Transformers, arXiv 2203.08913, with frames for tokens; WorldMem, arXiv 2504.12369).
+Transformers, arXiv 2203.08913, with frames for tokens). `by_pose.py` recalls by place instead.
 
 A frame is kept as its tokens, with a learned key. Tokens outlive the model: keys and values of an older one would be
 stale, tokens are read again. Where the last segment ended asks, the frames with the best keys answer, and how well a
@@ -95,13 +95,11 @@ class EpisodicMemory(nn.Module):
 
     def write(self, segment: Segment, state: State) -> State:
         keys = nn.functional.normalize(self.key(segment.states), dim=-1).to(state["keys"].dtype)
-        before = segment.present.cumsum(dim=1) - segment.present.long()
-        place = (state["count"][:, None] + before) % self._capacity
-        place = torch.where(segment.present, place, self._capacity)  # of frames that are not there: a place too many
+        place = places_in_ring(segment.present, state["count"], self._capacity)
         return {
-            "ids": _placed(state["ids"], place, segment.ids),
-            "keys": _placed(state["keys"], place, keys),
-            "present": _placed(state["present"], place, segment.present),
+            "ids": with_placed(state["ids"], place, segment.ids),
+            "keys": with_placed(state["keys"], place, keys),
+            "present": with_placed(state["present"], place, segment.present),
             "where": _last_state(segment, state["where"]),
             "count": state["count"] + segment.present.sum(dim=1),
         }
@@ -115,7 +113,14 @@ def _last_state(segment: Segment, before: Tensor) -> Tensor:
     return torch.where(segment.clean.any(dim=1)[:, None], here, before)
 
 
-def _placed(old: Tensor, place: Tensor, new: Tensor) -> Tensor:
+def places_in_ring(present: Tensor, count: Tensor, capacity: int) -> Tensor:
+    """int64 [rows, frames] where in a ring of `capacity` places, of which `count` [rows] were written before, frames go
+    that are `present` [rows, frames]; those that are not: a place too many."""
+    before = present.cumsum(dim=1) - present.long()
+    return torch.where(present, (count[:, None] + before) % capacity, capacity)
+
+
+def with_placed(old: Tensor, place: Tensor, new: Tensor) -> Tensor:
     """`old` [rows, capacity, ...] with `new` [rows, frames, ...] at `place` [rows, frames]; capacity is nowhere."""
     room = torch.cat([old, torch.zeros_like(old[:, :1])], dim=1)
     index = place.reshape(*place.shape, *[1] * (new.ndim - 2)).expand_as(new)

@@ -23,7 +23,7 @@ from unimodel.backbone.model import Backbone
 from unimodel.backbone.positions import reading_index
 from unimodel.batch import PADDING_DOCUMENT, PackedBatch
 from unimodel.layout import CAUSAL, CLEAN
-from unimodel.memory.protocol import Mechanism, Prefix, Segment
+from unimodel.memory.protocol import UNKNOWN, Mechanism, Prefix, Segment
 from unimodel.memory.state import State, choose, detach, named, part_of
 from unimodel.vocabulary import Modality
 
@@ -188,16 +188,21 @@ class Memory(nn.Module):
         """Frames are found by what they are: codes of pictures in the clean stream, so many to a frame."""
         clean = (part.stream == CLEAN) & (part.document != PADDING_DOCUMENT)
         is_code = clean & (part.modality == int(Modality.IMAGE))
-        frames = self.span.frames - 1
-        number = torch.where(is_code, is_code.cumsum(dim=1) - 1, frames * self._codes).clamp(max=frames * self._codes)
+        frames, before = self.span.frames, is_code.cumsum(dim=1)
+        number = torch.where(is_code, before - 1, frames * self._codes).clamp(max=frames * self._codes)
         ids = _scattered(part.input_ids, number, frames * self._codes).unflatten(1, (frames, self._codes))
         # The last frame that is there comes again in the next segment.
         there = is_code.sum(dim=1) // self._codes - 1
-        present = torch.arange(frames, device=there.device) < there[:, None]
+        present = torch.arange(frames - 1, device=there.device) < there[:, None]
         spread = number[..., None].expand_as(hidden)
         states = hidden.new_zeros(hidden.shape[0], frames * self._codes + 1, hidden.shape[2]).scatter(1, spread, hidden)
-        states = states[:, :-1].unflatten(1, (frames, self._codes)).mean(dim=2)
-        return Segment(hidden, clean, ids, present, states, asked)
+        states = states[:, :-1].unflatten(1, (frames, self._codes))[:, :-1].mean(dim=2)
+        # Actions of other agents stand lower.
+        is_action = clean & (part.modality == int(Modality.ACTION)) & (part.position_ids[1] == 0)
+        step = before // self._codes - 1
+        step = torch.where(is_action & (step >= 0), step, frames - 1).clamp(max=frames - 1)
+        actions = _scattered(part.input_ids - UNKNOWN, step, frames - 1) + UNKNOWN
+        return Segment(hidden, clean, ids[:, :-1], present, states, asked, actions, ids[:, 1:])
 
     def _dropped(self, part: PackedBatch) -> Tensor:
         """bool [rows] which rows read an empty memory in training: a draw from what the segment holds."""

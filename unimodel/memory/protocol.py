@@ -21,6 +21,9 @@ from torch import Tensor
 
 from unimodel.memory.state import State
 
+UNKNOWN = -1
+"""No id of anything."""
+
 Embed = Callable[[Tensor], Tensor]
 """The decoder's table: ids [...] -> [..., dim]."""
 
@@ -51,6 +54,9 @@ class Segment:
     present  bool [rows, frames] whether there is such a frame
     states   [rows, frames, dim] mean hidden state of each frame's codes
     asked    [rows, places, dim] last hidden states of what the memory asked behind the segment
+    actions  int64 [rows, frames] ids of what was done after each frame, by the first agent where there are several;
+             UNKNOWN where nobody knows
+    following  int64 [rows, frames, codes] ids of the frame after each, the last one of the segment among them
     """
 
     hidden: Tensor
@@ -59,6 +65,8 @@ class Segment:
     present: Tensor
     states: Tensor
     asked: Tensor
+    actions: Tensor
+    following: Tensor
 
 
 class Mechanism(Protocol):

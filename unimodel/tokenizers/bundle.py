@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from data_pipelines.sources.sample import UNKNOWN_ACTION, Sample
 from unimodel.tokenizers.action import REWARD_BINS
 from unimodel.tokenizers.audio import AudioTokenizer
 from unimodel.tokenizers.image import ImageTokenizer
 from unimodel.tokenizers.latent_action import LatentActionModel
+from unimodel.tokenizers.odometer import CONFIG_FILE as ODOMETER_FILE
+from unimodel.tokenizers.odometer import Odometer
 from unimodel.tokenizers.text import BOS, EOS, PAD, load_text_tokenizer, token_id
 from unimodel.tokenizers.unified import SequenceBuilder
 from unimodel.vocabulary import Vocabulary
@@ -31,6 +35,8 @@ class TokenizerBundle:
     vocabulary: Vocabulary
     latent_action: LatentActionModel | None = None
     """None in a run without; a model that plays only needs to know how many codes it has."""
+    odometer: Odometer | None = None
+    """None in a run without a memory that recalls by pose."""
 
     @property
     def first_latent_action(self) -> int:
@@ -63,6 +69,15 @@ class TokenizerBundle:
         names = [known[i] if i < len(known) else f"action_{i}" for i in range(real)]
         return (*names, *(f"latent_{i}" for i in range(size - real)))
 
+    def action_codes(self, sample: Sample) -> np.ndarray:
+        """int64 [frames - 1] (or [frames - 1, agents]) what was done, or what is inferred where the run has latent
+        actions and nobody knows, or they replace those that are known: one action for all agents."""
+        latent = self.latent_action
+        is_known = sample.actions.ndim == 2 or not len(sample.actions) or int(sample.actions[0]) != UNKNOWN_ACTION
+        if latent is None or not sample.frames.size or (is_known and not latent.config.replace_known):
+            return sample.actions
+        return self.first_latent_action + latent.codes(sample.frames)
+
     @property
     def builder(self) -> SequenceBuilder:
         return SequenceBuilder(self.vocabulary, token_id(self.text, BOS), token_id(self.text, EOS))
@@ -87,9 +102,14 @@ def join_vocabulary(
 
 
 def load_bundle(
-    text: Path, image: Path, audio: Path, vocabulary: Path, latent_action: Path | None = None
+    text: Path,
+    image: Path,
+    audio: Path,
+    vocabulary: Path,
+    latent_action: Path | None = None,
+    odometer: Path | None = None,
 ) -> TokenizerBundle:
-    """Loads the parts; `audio` and `latent_action` may be absent.
+    """Loads the parts; `audio`, `latent_action` and `odometer` may be absent.
 
     Raises FileNotFoundError naming the command that makes a missing one, ValueError for those of another version.
     """
@@ -102,4 +122,5 @@ def load_bundle(
         AudioTokenizer.load(audio) if audio.is_dir() else None,
         Vocabulary.from_dict(values),
         LatentActionModel.load(latent_action) if latent_action is not None and latent_action.is_dir() else None,
+        Odometer.load(odometer) if odometer is not None and (odometer / ODOMETER_FILE).exists() else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.shards.index import INDEX_FILE, read_manifest, split_folders
@@ -17,14 +18,28 @@ SETTINGS_FILE = "settings.json"
 
 
 def has_tokenizers(config: RunConfig, run: RunFolder) -> bool:
-    """Raises ValueError when the run has tokenizers of other settings."""
-    marker = run.tokenizers / SETTINGS_FILE
+    """Whether all that is needed is there. Raises ValueError when the run has tokenizers of other settings."""
+    return has_codes(config, run) and (not odometer_sources(config) or has_odometer(config, run))
+
+
+def has_codes(config: RunConfig, run: RunFolder) -> bool:
+    """Whether there is what turns samples into codes. Raises ValueError when it is of other settings."""
+    return _is_made_of(tokenizer_settings(config), run.tokenizers, "tokenizers")
+
+
+def has_odometer(config: RunConfig, run: RunFolder) -> bool:
+    """Whether there is one for these codes. Raises ValueError when it is of others, or of other sources."""
+    return _is_made_of(odometer_settings(config, run), run.odometer, "an odometer")
+
+
+def _is_made_of(settings: dict[str, Any], folder: Path, what: str) -> bool:
+    marker = folder / SETTINGS_FILE
     if not marker.exists():
         return False
-    if read_json(marker) != tokenizer_settings(config):
+    if read_json(marker) != settings:
         raise ValueError(
-            f"{run.tokenizers} holds tokenizers of other settings: choose another `name`, restore the settings, or "
-            "delete the folder to train them again"
+            f"{folder} holds {what} of other settings: choose another `name`, restore the settings, or delete the "
+            "folder to train again"
         )
     return True
 
@@ -37,6 +52,24 @@ def tokenizer_settings(config: RunConfig) -> dict[str, Any]:
         "sources": {name: settings_of(source) for name, source in config.data.sources.items()},
         "seed": config.seed,
     }
+
+
+def odometer_sources(config: RunConfig) -> list[str]:
+    """The sources of worlds that are remembered by pose."""
+    return sorted(
+        {
+            entry.source
+            for stage in config.stages.values()
+            if stage.memory is not None and stage.memory.recalls_by_pose
+            for entry in stage.mixture
+            if entry.sequence == "interaction"
+        }
+    )
+
+
+def odometer_settings(config: RunConfig, run: RunFolder) -> dict[str, Any]:
+    """All that decides what odometer is trained."""
+    return {"tokenizers": tokenizers_hash(run), "sources": odometer_sources(config), "seed": config.seed}
 
 
 def source_names(config: RunConfig) -> list[str]:
@@ -88,7 +121,8 @@ def tokens_metadata(config: RunConfig, run: RunFolder, source: str, split: str) 
 
 
 def tokenizers_hash(run: RunFolder) -> str:
-    """Of all files of the tokenizers: codes of one tokenizer mean nothing to another."""
+    """Of all files of the tokenizers: codes of one tokenizer mean nothing to another. An odometer makes no codes, and
+    may be added to a run that has them."""
     digest = hashlib.sha256()
     for folder in (run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer, run.latent_actions):
         for file in sorted(folder.iterdir()) if folder.is_dir() else []:

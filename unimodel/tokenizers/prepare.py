@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +10,20 @@ import numpy as np
 from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import Folder
 from data_pipelines.sources.episode import Episode
-from data_pipelines.sources.sample import Sample, decode_sample, decode_watched, squared
+from data_pipelines.sources.moves import moves_between
+from data_pipelines.sources.sample import UNKNOWN_ACTION, Sample, decode_sample, decode_watched, squared
 from unimodel.config import EPISODES, RunConfig
-from unimodel.observe.progress import ProgressBar
+from unimodel.observe.progress import ProgressBar, say
 from unimodel.run_folder import RunFolder, write_json
+from unimodel.tokenizers.action import by_agent
 from unimodel.tokenizers.audio import AudioTokenizer
 from unimodel.tokenizers.bundle import VOCABULARY_FILE, TokenizerBundle, join_vocabulary, load_bundle
 from unimodel.tokenizers.finished import (
     SETTINGS_FILE,
-    has_tokenizers,
+    has_codes,
+    has_odometer,
+    odometer_settings,
+    odometer_sources,
     source_names,
     source_splits,
     tokenizer_settings,
@@ -29,6 +34,8 @@ from unimodel.tokenizers.text import train_text_tokenizer
 from unimodel.tokenizers.train_audio import train_audio_tokenizer
 from unimodel.tokenizers.train_image import train_image_tokenizer
 from unimodel.tokenizers.train_latent_action import train_latent_actions
+from unimodel.tokenizers.train_odometer import STEPS, UNKNOWN, Walk, train_odometer
+from unimodel.vocabulary import Modality
 
 TOKENIZER_EPISODES = 1000
 """Episodes whose frames and captions the tokenizers are fitted to; more change nothing on grid worlds."""
@@ -37,17 +44,26 @@ TOKENIZER_EPISODES = 1000
 def load_run_bundle(run: RunFolder) -> TokenizerBundle:
     """The tokenizers of a run."""
     vocabulary = run.tokenizers / VOCABULARY_FILE
-    return load_bundle(run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer, vocabulary, run.latent_actions)
+    return load_bundle(
+        run.text_tokenizer, run.image_tokenizer, run.audio_tokenizer, vocabulary, run.latent_actions, run.odometer
+    )
 
 
 def train_tokenizers(config: RunConfig, run: RunFolder) -> None:
-    """Fits text, image and, where there is sound, audio tokenizers to the training shards, and latent actions where
-    they are asked for, unless the run has them.
+    """Fits text, image and, where there is sound, audio tokenizers to the training shards, latent actions where they
+    are asked for, and an odometer where a stage recalls by pose, unless the run has them.
 
-    Raises ValueError when the run has tokenizers of other settings, or latent actions have nothing to tell.
+    Raises ValueError when the run has tokenizers of other settings, latent actions have nothing to tell, or an odometer
+    is needed and episodes have no poses.
     """
-    if has_tokenizers(config, run):
-        return
+    if not has_codes(config, run):
+        _train_codes(config, run)
+    if odometer_sources(config) and not has_odometer(config, run):
+        _train_odometer(config, run)
+
+
+def _train_codes(config: RunConfig, run: RunFolder) -> None:
+    """What turns samples into tokens."""
     samples = {source: list(_tokenizer_samples(config, source)) for source in source_names(config)}
     everything = [sample for some in samples.values() for sample in some]
     text = train_text_tokenizer(_texts(everything), config.tokenizers.text.vocabulary_size)
@@ -135,6 +151,52 @@ def _train_latent_actions(
             settings,
             config.seed,
             lambda step, left: bar.advance(1, f"left {left:.3f}"),
+        )
+
+
+def _train_odometer(config: RunConfig, run: RunFolder) -> None:
+    bundle, sources = load_run_bundle(run), odometer_sources(config)
+    walks = {
+        source: [_walk(sample, source, bundle) for sample in _tokenizer_samples(config, source)] for source in sources
+    }
+    _require_one_size(walks)
+    with ProgressBar("odometer", STEPS, log=run.log) as bar:
+        learnt = train_odometer(
+            [walk for some in walks.values() for walk in some],
+            bundle.vocabulary,
+            config.seed,
+            lambda step, loss: bar.advance(1, f"loss {loss:.3f}"),
+        )
+    learnt.odometer.save(run.odometer)
+    write_json(run.odometer / SETTINGS_FILE, odometer_settings(config, run))
+    say(
+        f"odometer: {learnt.accuracy:.1%} of the moves of held-out episodes told right, among "
+        f"{learnt.odometer.shape.num_moves}; the most frequent one is {learnt.most_frequent:.1%} of them",
+        log=run.log,
+    )
+
+
+def _walk(sample: Sample, source: str, bundle: TokenizerBundle) -> Walk:
+    """An episode as the odometer reads it. Raises ValueError when nobody told its poses."""
+    if not sample.poses.size or not sample.frames.size:
+        raise ValueError(
+            f"source '{source}': sample {sample.key} has no poses, and a memory of it recalls `by: pose`: take an "
+            "environment that tells them (docs/data.md), or recall `by: key`"
+        )
+    vocabulary, codes = bundle.vocabulary, by_agent(bundle.action_codes(sample))[:, 0]
+    first_action = vocabulary.range_of(Modality.ACTION).start
+    frames = vocabulary.ids(Modality.IMAGE, bundle.image.encode(sample.frames))
+    actions = np.where(codes == UNKNOWN_ACTION, UNKNOWN, codes + first_action)
+    return Walk(frames.reshape(len(frames), -1), actions, moves_between(sample.poses))
+
+
+def _require_one_size(walks: Mapping[str, Sequence[Walk]]) -> None:
+    sizes = {walk.frames.shape[1]: source for source, some in walks.items() for walk in some}
+    if len(sizes) > 1:
+        (one, here), (other, there) = list(sizes.items())[:2]
+        raise ValueError(
+            f"a memory that recalls `by: pose` is of pictures of one size: those of source '{here}' have {one} codes, "
+            f"those of '{there}' {other}"
         )
 
 

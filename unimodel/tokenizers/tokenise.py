@@ -15,7 +15,7 @@ from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.table import Lengths
 from data_pipelines.shards.unfinished import finish_folder, missing_shards, publish_sidecar, read_sidecars
 from data_pipelines.shards.writer import write_shard
-from data_pipelines.sources.sample import NO_POSES, UNKNOWN_ACTION, Sample
+from data_pipelines.sources.sample import NO_POSES, Sample
 from unimodel.config import EPISODES, RunConfig
 from unimodel.observe.progress import ProgressBar, say
 from unimodel.run_folder import RunFolder
@@ -53,7 +53,7 @@ def tokenise_sample(sample: Sample, bundle: TokenizerBundle) -> TokenisedEpisode
         key=sample.key,
         frames=bundle.image.encode(frames) if frames.size else np.zeros((len(frames), 0, 0), dtype=np.int64),
         audio=audio_codes(sample, bundle.audio),
-        actions=action_codes(sample, bundle),
+        actions=bundle.action_codes(sample),
         rewards=sample.rewards,
         done=sample.done,
         mission=encode_text(bundle.text, sample.mission),
@@ -61,16 +61,6 @@ def tokenise_sample(sample: Sample, bundle: TokenizerBundle) -> TokenisedEpisode
         events=tuple((event.step, encode_text(bundle.text, event.text)) for event in sample.events),
         poses=sample.poses.astype(np.float32) if sample.poses.size else NO_POSES,
     )
-
-
-def action_codes(sample: Sample, bundle: TokenizerBundle) -> np.ndarray:
-    """int64 [frames - 1] (or [frames - 1, agents]) what was done, or what is inferred where the run has latent actions
-    and nobody knows, or they replace those that are known: one action for all agents."""
-    latent = bundle.latent_action
-    is_known = sample.actions.ndim == 2 or not len(sample.actions) or int(sample.actions[0]) != UNKNOWN_ACTION
-    if latent is None or not sample.frames.size or (is_known and not latent.config.replace_known):
-        return sample.actions
-    return bundle.first_latent_action + latent.codes(sample.frames)
 
 
 def audio_codes(sample: Sample, tokenizer: AudioTokenizer | None) -> np.ndarray:

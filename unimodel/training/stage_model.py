@@ -29,4 +29,4 @@ def build_stage_model(config: RunConfig, stage: StageConfig, bundle: TokenizerBu
         raise ValueError(f"source '{source}' has no pictures, which a memory keeps: leave `memory` out")
     table = cast(nn.Embedding, decoder.get_input_embeddings()).weight.detach()
     grid, dim, scale = (shape.rows, shape.columns), table.shape[1], float(table.std())
-    return Backbone(decoder, build_memory(stage.memory, grid, dim, scale, config.seed))
+    return Backbone(decoder, build_memory(stage.memory, grid, dim, scale, config.seed, bundle.odometer))

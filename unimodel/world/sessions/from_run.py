@@ -8,7 +8,6 @@ from pathlib import Path
 from data_pipelines.extras import MissingExtraError
 from data_pipelines.shards.writer import file_sha256
 from data_pipelines.sources import society
-from unimodel.run_folder import RunFolder
 from unimodel.sampling.fill import FillSettings
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import require_actions, worlds_of
@@ -48,7 +47,7 @@ def revive_world(
 
 def lived_by(loaded: LoadedRun) -> LivedBy:
     """The model that a run's worlds are lived by."""
-    return LivedBy(loaded.sha256, loaded.stage, loaded.step, _tokenizers_sha256(loaded.run))
+    return LivedBy(loaded.sha256, loaded.stage, loaded.step, _tokenizers_sha256(loaded))
 
 
 def _agent_names(environment: str, num_agents: int) -> tuple[str, ...]:
@@ -63,8 +62,13 @@ def _agent_names(environment: str, num_agents: int) -> tuple[str, ...]:
     return names if len(names) == num_agents else unknown
 
 
-def _tokenizers_sha256(run: RunFolder) -> str:
+def _tokenizers_sha256(loaded: LoadedRun) -> str:
+    """Of an odometer too where this stage recalls by pose: to others, one that was added later says nothing."""
+    run, memory = loaded.run, loaded.config.stages[loaded.stage].memory
+    files = {path for path in run.tokenizers.rglob("*") if path.is_file()}
+    if memory is None or not memory.recalls_by_pose:
+        files -= {path for path in run.odometer.rglob("*") if path.is_file()}
     digest = hashlib.sha256()
-    for file in sorted(path for path in run.tokenizers.rglob("*") if path.is_file()):
+    for file in sorted(files):
         digest.update(f"{file.relative_to(run.tokenizers)} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
