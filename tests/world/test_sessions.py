@@ -128,9 +128,9 @@ def test_a_text_changes_what_comes(tmp_path: Path) -> None:
     for told in (None, True, False):
         if told is not None:
             world.tell("ada", "a ball", np.array([7, 8]), is_event=told)
-        frames.append(live(world, 1)[0])
+        frames.append(np.stack(live(world, 3)))
         world.close()
-        assert rewind_world(RunFolder(tmp_path), "garden", 4) == 5
+        assert rewind_world(RunFolder(tmp_path), "garden", 4) == 7
         world = opened(tmp_path, backbone)
     assert len(np.unique(frames, axis=0)) == 3
 
