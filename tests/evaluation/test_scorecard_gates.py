@@ -130,7 +130,7 @@ def _evolution() -> Pair:
     episodes, rollouts = zip(*(_round(seed, 6, 30, changes=True) for seed in range(ROUNDS)), strict=True)
     known = {episode.key: episode for episode in episodes}
     return _both(
-        lambda some: persistence.score_evolution(_beside(some), known, WINDOW_FRAMES),
+        lambda some: persistence.score_evolution(_beside(some) | {WINDOW: standing_still(some)}, known, WINDOW_FRAMES),
         rollouts,
         [_as_last_seen(one, 6) for one in rollouts],
     )

@@ -58,7 +58,7 @@ EVOLUTION = Definition(
     "hidden evolution",
     "persistence",
     "of the tokens of a place that changed while it was out of sight for more than a window, the share shown as it is",
-    "as it was when it was last seen",
+    "the window alone, which guesses that nothing is there",
     "as it is",
     Gate(0.5),
 )
@@ -105,14 +105,15 @@ def score_half_life(answers: Mapping[str, Answers]) -> Score:
 
 
 def score_evolution(rollouts: Mapping[str, Sequence[Rollout]], episodes: Mapping[str, Episode], window: int) -> Score:
-    """In the one world of which it is known that something goes on unseen."""
+    """In the one world of which it is known that something goes on unseen. What is shown as it was scores 0, but what has
+    left is gone for whoever knows nothing: the window alone is what a memory must beat."""
     if not all(episode.environment == balls.ENVIRONMENT for episode in episodes.values()):
         return not_measured(EVOLUTION, f"only of {balls.ENVIRONMENT} is it known what goes on out of sight")
     found = {name: evolution_answers(some, episodes, window) for name, some in rollouts.items()}
     if found[MODEL].total < ENOUGH:
         return not_measured(EVOLUTION, "nothing has changed where the agent looks again")
     figures = {name: answers.accuracy() for name, answers in found.items()}
-    return measured(EVOLUTION, figures, 0.0, 1.0, found[MODEL].total)
+    return measured(EVOLUTION, figures, figures[WINDOW].value, 1.0, found[MODEL].total)
 
 
 def score_recall(answers: Mapping[str, Answers]) -> Score:
