@@ -105,7 +105,7 @@ def score_half_life(answers: Mapping[str, Answers]) -> Score:
 
 
 def score_evolution(rollouts: Mapping[str, Sequence[Rollout]], episodes: Mapping[str, Episode], window: int) -> Score:
-    """In the one world of which it is known that something goes on unseen. What is shown as it was scores 0, but what has
+    """In the one world of which it is known that something goes on unseen. Showing it as it was scores 0, but what has
     left is gone for whoever knows nothing: the window alone is what a memory must beat."""
     if not all(episode.environment == balls.ENVIRONMENT for episode in episodes.values()):
         return not_measured(EVOLUTION, f"only of {balls.ENVIRONMENT} is it known what goes on out of sight")
