@@ -5,20 +5,18 @@ Run: pytest tests/world/test_play_cli.py
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lived_worlds import announced
 from play_server import FORWARD, PlayClient
 from tiny_run import TinyRun, command, start, tiny_run
 from websockets.sync.client import connect
 
 from data_pipelines.shards.verify import verify_dataset
-
-ADDRESS = re.compile(r"open http://127\.0\.0\.1:(\d+)/#([A-Za-z0-9_-]{20,})")
 
 
 def _nowhere(folder: Path) -> Path:
@@ -80,16 +78,10 @@ def test_a_port_in_use_is_told(wild_run: TinyRun) -> None:
 def test_ctrl_c_ends_it_in_order_and_the_token_is_told_once(wild_run: TinyRun) -> None:
     process = start("play", str(wild_run.run.path), "--port", "0")
     try:
-        assert process.stdout is not None
-        printed, match = "", None
-        while match is None:
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            printed, match = printed + line, ADDRESS.search(line)
-        port, token = match.groups()
-        with connect(f"ws://127.0.0.1:{port}/ws", proxy=None) as socket_:
+        said = announced(process)
+        with connect(f"ws://127.0.0.1:{said.port}/ws", proxy=None) as socket_:
             client = PlayClient(socket_)
-            client.say("hello", token=token)
+            client.say("hello", token=said.token)
             client.start()
             client.say("record", on=True)
             client.tap(FORWARD)
@@ -100,6 +92,6 @@ def test_ctrl_c_ends_it_in_order_and_the_token_is_told_once(wild_run: TinyRun) -
     finally:
         process.kill()
     assert process.returncode == 0 and err == "" and "what was recorded is in" in out
-    assert (printed + out).count(token) == 1
+    assert (said.printed + out).count(said.token) == 1
     newest = max((wild_run.run.path / "played").iterdir(), key=lambda folder: folder.stat().st_mtime)
     assert verify_dataset(newest).ok

@@ -5,7 +5,6 @@ Needs Debian's chromium. Run: pytest tests/world/test_shared_killed.py
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import subprocess
@@ -14,21 +13,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from lived_worlds import announced, lived_again, past_of
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tiny_run import start
 from toy_run import make_toy_run
 
 from unimodel.run_folder import RunFolder
-from unimodel.sampling.fill import FillSettings
-from unimodel.training.loaded_run import LoadedRun, load_run
-from unimodel.world.rollout import worlds_of
-from unimodel.world.sessions.catalogue import read_world
+from unimodel.training.loaded_run import load_run
 from unimodel.world.sessions.from_run import create_world
-from unimodel.world.sessions.past import Past, action_of
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-ADDRESS = re.compile(r"open (http://127\.0\.0\.1:(\d+)/#[A-Za-z0-9_-]{20,})")
 ORCHARD = "society:data_pipelines.sources.orchard?agents=3"
 WAIT_MS = 60_000
 """Longest wait for what must come; nothing is measured with it."""
@@ -48,13 +43,8 @@ def killed_server(run: RunFolder, port: int) -> Iterator[tuple[str, int]]:
     arguments = ("play", str(run.path), "--world", WORLD, "--bot", "random", "--port", str(port))
     process = start(*arguments, stderr=subprocess.STDOUT)
     try:
-        assert process.stdout is not None
-        match = None
-        while match is None:
-            line = process.stdout.readline()
-            assert line, "it ended"
-            match = ADDRESS.search(line)
-        yield match[1], int(match[2])
+        said = announced(process)
+        yield said.url, said.port
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -85,20 +75,6 @@ def play_for(page: Page, ticks: int) -> None:
     )
 
 
-def the_past(loaded: LoadedRun) -> Past:
-    folder, read = read_world(loaded.run, WORLD)
-    return Past.of(read.require_whole(folder))
-
-
-def lived_again(loaded: LoadedRun, past: Past) -> np.ndarray:
-    """The frames of a world that was never on a disk and takes what the log tells."""
-    worlds = worlds_of(loaded, FillSettings(steps=loaded.config.evaluation.sampling_steps))
-    slot = worlds.open(past.state(0), past.birth.seed)
-    for tick in past.ticks:
-        worlds.step([slot], [action_of(tick)], tick.passes)
-    return worlds.state(slot).frames
-
-
 @pytest.mark.slow
 def test_two_people_and_a_bot_outlive_every_server(run: RunFolder) -> None:
     loaded, pages, port, lived = load_run(run.path), list[Page](), 0, 0
@@ -121,10 +97,10 @@ def test_two_people_and_a_bot_outlive_every_server(run: RunFolder) -> None:
             for page in pages:
                 expect(page.locator("#away")).to_contain_text("goes on trying")
                 page.keyboard.up("ArrowUp")
-            lived, before = the_past(loaded).tick, lived
-            acts = [act for tick in the_past(loaded).ticks[before:] for act in tick.acts]
+            lived, before = past_of(run, WORLD).tick, lived
+            acts = [act for tick in past_of(run, WORLD).ticks[before:] for act in tick.acts]
             assert {act.agent for act in acts if act.action} >= {"random", "ada", "bob"}, "all three go on"
         browser.close()
-    past = the_past(loaded)
+    past = past_of(run, WORLD)
     assert {seat for tick in past.ticks for seat, act in enumerate(tick.acts) if act.agent == "random"} == {RANDOM_BOT}
     np.testing.assert_array_equal(lived_again(loaded, past), past.state(past.tick).frames)

@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lived_worlds import lived_again, past_of
 from play_server import PlayClient, PlayServer, shared_server
 
-from unimodel.sampling.fill import FillSettings
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.play.bots import bots_of
 from unimodel.world.play.dream import Dream
 from unimodel.world.play.settings import PlaySettings
 from unimodel.world.play.shared_ground import open_shared_ground
-from unimodel.world.rollout import worlds_of
-from unimodel.world.sessions.catalogue import read_world
 from unimodel.world.sessions.from_run import create_world
-from unimodel.world.sessions.past import Past, action_of
 
 STAY, UP, DOWN, LEFT, RIGHT, TRADE = range(6)
 NOBODY = {"agent": None, "action": None}
@@ -45,15 +42,6 @@ def enter(server: PlayServer, stack: ExitStack, name: str | None = None, session
 
 def did(agent: str, action: int) -> dict[str, Any]:
     return {"agent": agent, "action": action}
-
-
-def lived_again(society: LoadedRun, past: Past) -> np.ndarray:
-    """The frames of a world that was never on a disk and takes what the log tells."""
-    worlds = worlds_of(society, FillSettings(steps=society.config.evaluation.sampling_steps))
-    slot = worlds.open(past.state(0), past.birth.seed)
-    for tick in past.ticks:
-        worlds.step([slot], [action_of(tick)], tick.passes)
-    return worlds.state(slot).frames
 
 
 def test_three_act_in_one_tick_and_all_is_found_again_by_the_next_server(society: LoadedRun, name: str) -> None:
@@ -85,7 +73,7 @@ def test_three_act_in_one_tick_and_all_is_found_again_by_the_next_server(society
         assert ada.welcome["seat"] == 0
         ada.say("pause", paused=True)
         ada.hear("state", until=lambda state: state["paused"])
-    lived = _past(society, name).tick
+    lived = past_of(society.run, name).tick
     with shared_server(society, name) as server, ExitStack() as stack:
         dan, bob, ada = (enter(server, stack, session=f"{name}/{who}") for who in ("dan", "bob", "lovelace"))
         assert [each.welcome["seat"] for each in (ada, bob, dan)] == [0, 1, 2] and ada.step == lived
@@ -94,7 +82,7 @@ def test_three_act_in_one_tick_and_all_is_found_again_by_the_next_server(society
         bob.hear("state", until=lambda state: state["life"]["seats"] == [None, "bob", "dan"])
         assert bob.tap(DOWN)["acts"] == [NOBODY, did("bob", DOWN), did("dan", STAY)]
         assert enter(server, stack).welcome["seat"] == 0
-    past = _past(society, name)
+    past = past_of(society.run, name)
     assert past.tick == lived + 2 and all(len(tick.acts) == 3 for tick in past.ticks)
     order = {"ada": 0, "lovelace": 0, "bob": 1, "bot": 2, "dan": 2}
     for tick in past.ticks:
@@ -118,7 +106,7 @@ def test_bots_of_the_server_act_in_every_tick_and_stop_when_all_people_have_gone
         assert state["paused"] and state["life"]["seats"] == ["random", "policy", "late"]
         dan = enter(server, stack, "policy")
         assert dan.welcome["you"] == "policy-1" and dan.welcome["seat"] is None
-    past = _past(society, name)
+    past = past_of(society.run, name)
     done = np.array([[act.action for act in tick.acts] for tick in past.ticks])
     assert done[0, 2] == UP and (done[1:, 2] == STAY).all() and done.min() >= 0
     assert len(np.unique(done[:, 0])) > 2, "random actions"
@@ -138,8 +126,3 @@ def test_a_text_has_the_room_that_the_actions_of_all_leave(society: LoadedRun) -
     alone, three = (Dream(society, (64, 64), num_agents=agents) for agents in (1, 3))
     alone._row_tokens = three._row_tokens = 330
     assert alone.text_tokens - three.text_tokens == 2 * 3, "of three steps"
-
-
-def _past(society: LoadedRun, name: str) -> Past:
-    folder, read = read_world(society.run, name)
-    return Past.of(read.require_whole(folder))

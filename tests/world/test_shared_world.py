@@ -6,7 +6,6 @@ Run: pytest tests/world/test_shared_world.py
 from __future__ import annotations
 
 import itertools
-import re
 import shutil
 import signal
 import subprocess
@@ -15,20 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lived_worlds import announced, past_of
 from play_server import FORWARD, LEFT, RIGHT, PlayClient, PlayServer, shared_server
 from tiny_run import TinyRun, command, start
 from websockets.sync.client import connect
 
-from unimodel.run_folder import RunFolder
 from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.play.clock import Due
 from unimodel.world.play.controls import Controls
 from unimodel.world.play.turns import Turn, Turns
-from unimodel.world.sessions.catalogue import delete_world, read_world, world_folder
+from unimodel.world.sessions.catalogue import delete_world, world_folder
 from unimodel.world.sessions.from_run import create_world
-from unimodel.world.sessions.past import Past
 
-ADDRESS = re.compile(r"open http://127\.0\.0\.1:(\d+)/#([A-Za-z0-9_-]{20,})")
 _numbers = itertools.count()
 
 
@@ -41,11 +38,6 @@ def name(wild: LoadedRun) -> Iterator[str]:
     for left in (new, f"{new}-whole"):
         if world_folder(wild.run, left).exists():
             delete_world(wild.run, left)
-
-
-def the_past(run: RunFolder, name: str) -> Past:
-    folder, read = read_world(run, name)
-    return Past.of(read.require_whole(folder))
 
 
 def enter(server: PlayServer, stack: Any, name: str) -> PlayClient:
@@ -150,7 +142,7 @@ def test_people_and_a_bot_share_one_world(wild: LoadedRun, name: str) -> None:
             assert "everybody's" in ada.hear("notice")["text"]
         ada.say("key", action=99, down=True)
         assert "actions 0 to 6" in ada.hear("notice")["text"]
-    past = the_past(wild.run, name)
+    past = past_of(wild.run, name)
     assert [(tick.acts[0].agent, tick.acts[0].action) for tick in past.ticks] == [
         ("ada", FORWARD),
         ("bot", LEFT),
@@ -174,7 +166,7 @@ def test_a_server_that_ended_goes_on_with_everybody_where_it_was(wild: LoadedRun
             assert client.hear("frame")["step"] == number
             shown.append(client.tap(key)["pictures"][0])
     assert shown == expected
-    past = the_past(wild.run, name)
+    past = past_of(wild.run, name)
     assert sum(entry.deed.kind == "open" for entry in past.notable) == len(keys)
 
 
@@ -243,17 +235,11 @@ def test_a_killed_server_comes_back_with_the_same_world_token_and_people(
     for first in range(0, 12, 4):
         process = start("play", str(wild_run.run.path), "--world", name, "--port", "0", stderr=subprocess.STDOUT)
         try:
-            assert process.stdout is not None
-            match = None
-            while match is None:
-                line = process.stdout.readline()
-                assert line, "it ended"
-                match = ADDRESS.search(line)
-            port, token = match.groups()
-            tokens.add(token)
-            with connect(f"ws://127.0.0.1:{port}/ws", proxy=None) as socket:
+            said = announced(process)
+            tokens.add(said.token)
+            with connect(f"ws://127.0.0.1:{said.port}/ws", proxy=None) as socket:
                 client = PlayClient(socket)
-                client.say("hello", token=token, session=f"{name}/ada")
+                client.say("hello", token=said.token, session=f"{name}/ada")
                 assert client.hear("frame")["step"] == first
                 shown += client.play(keys[first : first + 4])
                 client.say("key", action=keys[0], down=True)  # it may be in the midst of a tick
@@ -261,7 +247,7 @@ def test_a_killed_server_comes_back_with_the_same_world_token_and_people(
                 process.wait()
         finally:
             process.kill()
-        tick = the_past(wild.run, name).tick
+        tick = past_of(wild.run, name).tick
         assert tick in (first + 4, first + 5)
         if tick == first + 5:
             back = command("world", "rewind", str(wild_run.run.path), name, "--tick", str(first + 4))
