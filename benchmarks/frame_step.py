@@ -55,7 +55,7 @@ CPU = Case(
     ),
     side=4,
     dtype=torch.float32,
-    compiled=(False,),
+    compiled=(False, True),
 )
 GPU = Case(
     BackboneConfig(

@@ -106,10 +106,10 @@ class EpisodicMemory(nn.Module):
 
 
 def _last_state(segment: Segment, before: Tensor) -> Tensor:
-    """[rows, dim] last hidden state of the world's last token; `before` where a row has none."""
+    """[rows, dim] the last token of the world; `before` where a row has none."""
     length = torch.arange(segment.clean.shape[1], device=before.device)
     last = (segment.clean.long() * length).argmax(dim=1)
-    here = segment.hidden[torch.arange(len(last), device=before.device), last].to(before.dtype)
+    here = segment.tokens[torch.arange(len(last), device=before.device), last].to(before.dtype)
     return torch.where(segment.clean.any(dim=1)[:, None], here, before)
 
 

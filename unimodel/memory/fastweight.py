@@ -24,7 +24,7 @@ SHORT_MOMENTUM = -1.0
 
 
 class FastWeightMemory(nn.Module):
-    """State: `matrix` [rows, heads, head_dim, head_dim], `where` [rows, dim], the last hidden state of the last
+    """State: `matrix` [rows, heads, head_dim, head_dim], `where` [rows, dim], the last token of the last
     segment, and with a momentum `surprise` [rows, heads, head_dim, head_dim], the correction that goes on."""
 
     asked_places = 0
@@ -74,21 +74,21 @@ class FastWeightMemory(nn.Module):
 
     def write(self, segment: Segment, state: State) -> State:
         """What is no token of the world learns at rate 0 and forgets nothing."""
-        key, value, rate, decay = self._writing(segment.hidden)
+        key, value, rate, decay = self._writing(segment.tokens)
         last = segment.clean.long() * torch.arange(segment.clean.shape[1], device=key.device)
-        where = segment.hidden[torch.arange(len(key), device=key.device), last.argmax(dim=1)].to(state["where"].dtype)
+        where = segment.tokens[torch.arange(len(key), device=key.device), last.argmax(dim=1)].to(state["where"].dtype)
         if self.momentum is None:
             clean = segment.clean[..., None].to(rate.dtype)
             return {"matrix": scan(key, value, decay * clean, rate * clean, state["matrix"]), "where": where}
-        momentum = nn.functional.logsigmoid(self.momentum(segment.hidden))
+        momentum = nn.functional.logsigmoid(self.momentum(segment.tokens))
         before = state["matrix"], state["surprise"]
         rate = steady_rate(rate, momentum)
         matrix, surprise = scan_with_momentum(key, value, decay, rate, momentum, segment.clean, before)
         return {"matrix": matrix, "where": where, "surprise": surprise}
 
-    def _writing(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _writing(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys and values [rows, length, heads, head_dim], rates and log decays [rows, length, heads]."""
         shape = (self._heads, self._head_dim)
-        key, value = self.key(hidden).unflatten(-1, shape), self.value(hidden).unflatten(-1, shape)
-        decay = -nn.functional.softplus(self.decay(hidden))
-        return nn.functional.normalize(key, dim=-1), value, self.rate(hidden).sigmoid(), decay
+        key, value = self.key(tokens).unflatten(-1, shape), self.value(tokens).unflatten(-1, shape)
+        decay = -nn.functional.softplus(self.decay(tokens))
+        return nn.functional.normalize(key, dim=-1), value, self.rate(tokens).sigmoid(), decay

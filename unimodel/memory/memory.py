@@ -147,7 +147,9 @@ class Memory(nn.Module):
         around = self.surround(self.read(state, backbone), self.ask(state), part, backbone)
         hidden = backbone.hidden_of(*around[:5])
         own, asked = hidden[:, around.begin : around.end], hidden[:, around.end :]
-        return self._segment(part, own, asked), own
+        embeds = around.embeds[:, around.begin : around.end]
+        tokens = own + nn.functional.rms_norm(embeds, own.shape[-1:]).to(own.dtype)
+        return self._segment(part, tokens, asked), own
 
     def surround(self, prefix: Prefix, asked: Tensor, part: PackedBatch, backbone: Backbone) -> Surrounding:
         """Positions go on from the prefix into the segment, whose own begin at 0 as those of any window; questions
@@ -184,7 +186,7 @@ class Memory(nn.Module):
             before + length,
         )
 
-    def _segment(self, part: PackedBatch, hidden: Tensor, asked: Tensor) -> Segment:
+    def _segment(self, part: PackedBatch, tokens: Tensor, asked: Tensor) -> Segment:
         """Frames are found by what they are: codes of pictures in the clean stream, so many to a frame."""
         clean = (part.stream == CLEAN) & (part.document != PADDING_DOCUMENT)
         is_code = clean & (part.modality == int(Modality.IMAGE))
@@ -194,15 +196,15 @@ class Memory(nn.Module):
         # The last frame that is there comes again in the next segment.
         there = is_code.sum(dim=1) // self._codes - 1
         present = torch.arange(frames - 1, device=there.device) < there[:, None]
-        spread = number[..., None].expand_as(hidden)
-        states = hidden.new_zeros(hidden.shape[0], frames * self._codes + 1, hidden.shape[2]).scatter(1, spread, hidden)
+        spread = number[..., None].expand_as(tokens)
+        states = tokens.new_zeros(tokens.shape[0], frames * self._codes + 1, tokens.shape[2]).scatter(1, spread, tokens)
         states = states[:, :-1].unflatten(1, (frames, self._codes))[:, :-1].mean(dim=2)
         # Actions of other agents stand lower.
         is_action = clean & (part.modality == int(Modality.ACTION)) & (part.position_ids[1] == 0)
         step = before // self._codes - 1
         step = torch.where(is_action & (step >= 0), step, frames - 1).clamp(max=frames - 1)
         actions = _scattered(part.input_ids - UNKNOWN, step, frames - 1) + UNKNOWN
-        return Segment(hidden, clean, ids[:, :-1], present, states, asked, actions, ids[:, 1:])
+        return Segment(tokens, clean, ids[:, :-1], present, states, asked, actions, ids[:, 1:])
 
     def _dropped(self, part: PackedBatch) -> Tensor:
         """bool [rows] which rows read an empty memory in training: a draw from what the segment holds."""

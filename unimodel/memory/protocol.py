@@ -48,18 +48,19 @@ class Prefix:
 class Segment:
     """A segment as the decoder has read it, the noisy copies left aside.
 
-    hidden   [rows, length, dim] last hidden states
+    tokens   [rows, length, dim] what each token is and what came of it: its embedding, normalised, and its last hidden
+             state, which alone no longer tells: a decoder that was trained to foretell keeps little of what it read
     clean    bool [rows, length] tokens of the world itself, no copy and no padding
     ids      int64 [rows, frames, codes] ids of the frames, oldest first, without the last one: the next segment has it
     present  bool [rows, frames] whether there is such a frame
-    states   [rows, frames, dim] mean hidden state of each frame's codes
+    states   [rows, frames, dim] mean of `tokens` over each frame's codes
     asked    [rows, places, dim] last hidden states of what the memory asked behind the segment
     actions  int64 [rows, frames] ids of what was done after each frame, by the first agent where there are several;
              UNKNOWN where nobody knows
     following  int64 [rows, frames, codes] ids of the frame after each, the last one of the segment among them
     """
 
-    hidden: Tensor
+    tokens: Tensor
     clean: Tensor
     ids: Tensor
     present: Tensor
