@@ -3,6 +3,8 @@
 What lies between cue and recall says nothing about the cue, so whoever foretells the recalled picture has remembered
 it. The plainest of delayed-recall tasks, in four image codes a frame. Every frame after the first is noise unless the
 action before it was RECALL.
+
+`RecallTiles-v0` is the same of MiniGrid's tiles: for a model of MiniGrid, whose image tokenizer has codes for them.
 """
 
 from __future__ import annotations
@@ -37,6 +39,15 @@ CUES = tuple(f"{colour} {SHAPES[number % len(SHAPES)]}" for number, colour in en
 """What is to be remembered: one of them an episode."""
 
 
+class Pictures(NamedTuple):
+    """What is seen: `cues`, uint8 [cues, SIZE, SIZE, 3] and their names, and `patterns`, uint8 [patterns, BLOCK, BLOCK,
+    3], of which noise is made."""
+
+    names: tuple[str, ...]
+    cues: np.ndarray
+    patterns: np.ndarray
+
+
 class RecallState(NamedTuple):
     """Where an episode stands."""
 
@@ -48,15 +59,16 @@ class RecallState(NamedTuple):
 
 
 class Recall(gymnasium.Env[np.ndarray, np.int64]):
-    """An endless episode with one of CUES. Noise is made of blocks, each one of a few patterns: cheap to tell for an
-    image tokenizer, and not to be foretold."""
+    """An endless episode with one cue. Noise is made of blocks, each one of a few patterns: cheap to tell for an image
+    tokenizer, and not to be foretold."""
 
     observation_space = gymnasium.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
     action_space = gymnasium.spaces.Discrete(len(ACTIONS))
     mission = "remember the first picture"
 
-    def __init__(self) -> None:
-        self.cue, self._picture, self._steps = 0, cue_picture(0), 0
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self.cue, self._picture, self._steps = 0, pictures.cues[0], 0
         self.pose = CUE_PLACE
         """Which picture it looks at: the cue, or a noise that nobody sees twice."""
 
@@ -67,15 +79,15 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Shows the cue of the seed."""
         super().reset(seed=seed)
-        self.cue = int(self.np_random.integers(len(CUES)))
-        self._picture, self._steps, self.pose = cue_picture(self.cue), 0, CUE_PLACE
-        return self._picture, {"cue": CUES[self.cue]}
+        self.cue = int(self.np_random.integers(len(self._pictures.names)))
+        self._picture, self._steps, self.pose = self._pictures.cues[self.cue], 0, CUE_PLACE
+        return self._picture, {"cue": self._pictures.names[self.cue]}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Noise is drawn at every step, so that it does not tell whether anybody recalled."""
-        noise = PATTERNS[self.np_random.integers(NUM_PATTERNS, size=(2, 2))]
+        noise = self._pictures.patterns[self.np_random.integers(NUM_PATTERNS, size=(2, 2))]
         noise = noise.transpose(0, 2, 1, 3, 4).reshape(SIZE, SIZE, 3)
-        self._picture = cue_picture(self.cue) if action == RECALL else noise
+        self._picture = self._pictures.cues[self.cue] if action == RECALL else noise
         self._steps += 1
         self.pose = CUE_PLACE if action == RECALL else (self._steps, 0, 0)
         return self._picture, 0.0, False, False, {}
@@ -110,4 +122,28 @@ def _patterns() -> np.ndarray:
 
 
 PATTERNS = _patterns()
-gymnasium.register("Recall-v0", f"{__name__}:Recall")
+
+
+def recall_of_shapes() -> Recall:
+    """Coloured shapes in grey noise."""
+    return Recall(Pictures(CUES, np.stack([cue_picture(cue) for cue in range(len(CUES))]), PATTERNS))
+
+
+def recall_of_tiles() -> Recall:
+    """Four of one of BabyAI's things, and noise of floor, wall and agents, as MiniGrid draws them."""
+    from minigrid.core.constants import COLOR_NAMES
+    from minigrid.core.grid import Grid
+    from minigrid.core.world_object import Ball, Box, Key, Wall
+
+    things = {f"{colour} {kind.__name__.lower()}": kind(colour) for colour in COLOR_NAMES for kind in (Ball, Box, Key)}
+    cues = [np.tile(Grid.render_tile(thing, tile_size=BLOCK), (2, 2, 1)) for thing in things.values()]
+    grounds = [Grid.render_tile(ground, tile_size=BLOCK) for ground in (None, Wall())]
+    agents = [Grid.render_tile(None, agent_dir=direction, tile_size=BLOCK) for direction in (0, 1)]
+    # Fractions are cut off, as when MiniGrid puts a tile into a picture.
+    return Recall(
+        Pictures(tuple(things), np.stack(cues).astype(np.uint8), np.stack([*grounds, *agents]).astype(np.uint8))
+    )
+
+
+gymnasium.register("Recall-v0", f"{__name__}:recall_of_shapes")
+gymnasium.register("RecallTiles-v0", f"{__name__}:recall_of_tiles")

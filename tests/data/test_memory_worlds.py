@@ -25,9 +25,10 @@ from data_pipelines.sources.since_seen import steps_since_seen
 from data_pipelines.sources.walking import FORWARD, distances
 
 RECALLING = "data_pipelines.sources.recall:Recall-v0"
+RECALLING_TILES = "data_pipelines.sources.recall:RecallTiles-v0"
 SMALL, LARGE = "MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS13-v0"
 ROOMS, BALLS = "data_pipelines.sources.rooms:Rooms-3x3-v0", "data_pipelines.sources.balls:HiddenBalls-v0"
-SIZES = {RECALLING: 16, ROOMS: 40, BALLS: 40}
+SIZES = {RECALLING: 16, RECALLING_TILES: 16, ROOMS: 40, BALLS: 40}
 
 
 @pytest.mark.parametrize("environment", SIZES)
@@ -47,6 +48,12 @@ def test_one_seed_is_one_episode_and_a_state_comes_back_exactly(environment: str
             assert np.array_equal(world.step(one.actions[step]).frame, one.frames[step + 1])
 
 
+def blocks_of(frame: np.ndarray) -> set[bytes]:
+    """Each patch of 8 x 8 pixels."""
+    rows, columns = frame.shape[0] // 8, frame.shape[1] // 8
+    return {tile.tobytes() for tile in frame.reshape(rows, 8, columns, 8, 3).swapaxes(1, 2).reshape(-1, 8, 8, 3)}
+
+
 def test_the_cue_comes_back_when_it_is_asked_for_and_only_then() -> None:
     noise = {pattern.tobytes() for pattern in PATTERNS}
     shown = set()
@@ -54,15 +61,24 @@ def test_the_cue_comes_back_when_it_is_asked_for_and_only_then() -> None:
         cue = next(cue for cue in range(len(CUES)) if np.array_equal(episode.frames[0], cue_picture(cue)))
         shown.add(cue)
         for action, frame in zip(episode.actions, episode.frames[1:], strict=True):
-            blocks = frame.reshape(2, 8, 2, 8, 3).transpose(0, 2, 1, 3, 4).reshape(4, 8, 8, 3)
             if action == RECALL:
                 assert np.array_equal(frame, cue_picture(cue))
             else:
-                assert {block.tobytes() for block in blocks} <= noise
+                assert blocks_of(frame) <= noise
         times = np.flatnonzero([True, *(episode.actions == RECALL)])
         assert np.array_equal(steps_since_seen(episode)[times], np.diff(times, prepend=0))
         assert not np.delete(steps_since_seen(episode), times).any()
     assert len(shown) == len(CUES)
+
+
+def test_recall_of_tiles_shows_what_babyai_shows() -> None:
+    """Pixel by pixel, so that an image tokenizer of its rooms has a code for every block."""
+    rooms = played("BabyAI-GoToLocalS8N3-v0", *range(30), max_steps=20, image_size=64, kind="bot")
+    known = set.union(*(blocks_of(frame) for episode in rooms for frame in episode.frames))
+    recalled = played(RECALLING_TILES, *range(200), max_steps=8, image_size=16, kind="recall", gap_steps=[2, 4])
+    cues = {episode.frames[0].tobytes() for episode in recalled}
+    assert len(cues) == 18
+    assert all(blocks_of(frame) <= known for episode in recalled for frame in episode.frames)
 
 
 def test_recall_comes_after_as_many_steps_as_the_settings_say() -> None:

@@ -75,6 +75,23 @@ def test_a_segment_is_read_with_what_came_before_it_and_nothing_of_what_comes(me
     assert (ours - theirs)[0, 2 * TOKENS :][shown].abs().max() > 1e-4
 
 
+@pytest.mark.parametrize(("mechanism", "state"), [(FASTWEIGHT, "fastweight/matrix"), (EPISODIC, "episodic/keys")])
+def test_what_a_decoder_no_longer_tells_is_still_written(mechanism: dict, state: str) -> None:
+    """A trained decoder's last hidden states hold little of the token they stand at; here they hold nothing."""
+    backbone = remembering([mechanism])
+    torch.nn.init.zeros_(backbone.decoder.model.norm.weight)
+    if backbone.has_grid_positions:  # Qwen3.5 multiplies by 1 + weight
+        torch.nn.init.constant_(backbone.decoder.model.norm.weight, -1.0)
+    memory = memory_of(backbone)
+    written = []
+    for seed in (1, 2):
+        part, empty = row(segments(seed)[:1]), memory.init(1, torch.device("cpu"))
+        segment, hidden = memory.pass_segment(backbone, part, empty)
+        assert hidden.abs().max() == 0
+        written.append(memory.write(segment, empty)[state])
+    assert (written[0] - written[1]).abs().max() > 1e-2
+
+
 def test_without_a_memory_nothing_passes_from_segment_to_segment() -> None:
     backbone = remembering([])
     one = all_logits(backbone, row(segments(1)))
