@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PlainValidator, PositiveInt
+from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt
 
 from data_pipelines.settings import Fraction, Settings, ViewCells
 from data_pipelines.shards.storage import Folder, as_folder, local_folder
@@ -51,8 +51,8 @@ class SourceConfig(Settings):
     """A folder of shards, or of their splits, or the address of one. Without splits all of it is for training."""
     image_size: PositiveInt = 64
     """Pictures are scaled to cover a square of so many pixels, and what sticks out is cut off."""
-    tokenizer_samples: PositiveInt = 1000
-    """Samples that the tokenizers are fitted to."""
+    tokenizer_samples: NonNegativeInt = 1000
+    """Samples that the tokenizers are fitted to; 0 where other sources show and say all that there is in this one."""
     recording: RecordingConfig | None = None
     """What `unimodel data record` plays into the folder, if anything."""
 

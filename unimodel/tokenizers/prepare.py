@@ -74,7 +74,7 @@ def _train_codes(config: RunConfig, run: RunFolder) -> None:
     image.save(run.image_tokenizer)
     if audio is not None:
         audio.save(run.audio_tokenizer)
-    num_actions = max(sample.num_actions for sample in everything)
+    num_actions = max(sample.num_actions for sample in [*everything, *_first_samples(config)])
     if latent is not None:
         latent.save(run.latent_actions)
         num_actions = latent.num_codes + (0 if latent.config.replace_known else num_actions)
@@ -113,6 +113,12 @@ def _tokenizer_samples(config: RunConfig, source: str) -> Iterator[Sample]:
         except ValueError:
             if source == EPISODES:
                 raise
+
+
+def _first_samples(config: RunConfig) -> Iterator[Sample]:
+    """One of each source that the tokenizers are not fitted to."""
+    for source in (name for name, settings in config.data.sources.items() if not settings.tokenizer_samples):
+        yield read_sample(config, source, ShardReader(source_splits(config, source)["train"]), 0)
 
 
 def _train_image(config: RunConfig, run: RunFolder, samples: dict[str, list[Sample]]) -> ImageTokenizer:
@@ -159,6 +165,10 @@ def _train_odometer(config: RunConfig, run: RunFolder) -> None:
     walks = {
         source: [_walk(sample, source, bundle) for sample in _tokenizer_samples(config, source)] for source in sources
     }
+    if not any(walks.values()):
+        raise ValueError(
+            f"the odometer learns from {', '.join(sources)}, of which it gets tokenizer_samples: 0; raise it"
+        )
     _require_one_size(walks)
     with ProgressBar("odometer", STEPS, log=run.log) as bar:
         learnt = train_odometer(
