@@ -7,6 +7,7 @@ from typing import Any
 
 from unimodel.evaluation.table import Estimate, rounded
 
+FROM_THE_GIVEN = "steps from the given frames"
 MODEL = "model"
 
 
@@ -27,6 +28,8 @@ class Curve:
     steps: list[int]
     samples: list[int]
     lines: list[Line]
+    along: str = FROM_THE_GIVEN
+    """What `steps` counts."""
 
     def to_dict(self) -> dict[str, Any]:
         lines = [
@@ -38,4 +41,5 @@ class Curve:
             }
             for line in self.lines
         ]
-        return {"title": self.title, "unit": self.unit, "steps": self.steps, "samples": self.samples, "lines": lines}
+        about = {"title": self.title, "unit": self.unit, "along": self.along}
+        return about | {"steps": self.steps, "samples": self.samples, "lines": lines}

@@ -177,8 +177,9 @@ def _curve(
     lines = [
         Line(name, [_share(ask, some, *group) for group, _ in kept]) for name, some in ((MODEL, ours), (EMPTY, empty))
     ]
-    title = f"{metric} by steps since they were seen"
-    return Curve(title, "", [high for (_, high), _ in kept], [count for _, count in kept], lines), [g for g, _ in kept]
+    steps, counts = [high for (_, high), _ in kept], [count for _, count in kept]
+    curve = Curve(metric.capitalize(), "", steps, counts, lines, along="steps since they were seen")
+    return curve, [group for group, _ in kept]
 
 
 def _half_life(metric: str, curve: Curve, window: int, stage: str) -> Row:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from unimodel.evaluation.curves import MODEL
+from unimodel.evaluation.curves import FROM_THE_GIVEN, MODEL
 from unimodel.evaluation.report_plots import HEIGHT_INCHES, STYLE, WIDTH_INCHES, Chart, Series, inline_svg
 
 COLOURS = ("#2f7ed8", "#c0702c", "#2aa198")
@@ -37,7 +37,7 @@ def curve_chart(curve: dict[str, Any]) -> Chart:
             ends = [_say(curve, line["values"][at]) for at in (0, -1)]
             series.append(Series(line["name"], colour, ends[1]))
             said.append(f"{line['name']} {ends[0]} at first and {ends[1]} at the end")
-        axes.set_xlabel("steps from the given frames")
+        axes.set_xlabel(curve.get("along", FROM_THE_GIVEN))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.02)
