@@ -182,11 +182,20 @@ class AlignmentConfig(Settings):
     """Nats per token: the stage ends with the first update that begins farther than this from the model before it."""
     violation_cost: Annotated[float, Field(ge=0.0)] = 0.5
     """What a broken law takes from a reward, which is the share of right facts (docs/alignment.md)."""
+    credit: Literal["picture", "place"] = "picture"
+    """Of grpo: what an advantage is given to. A whole picture, by its reward; or every token of it alone, by whether it
+    shows what is right: less noise, where a judge can tell."""
 
     @model_validator(mode="after")
     def _passes_are_there(self) -> AlignmentConfig:
         if self.likelihood == "trajectory" and self.masks > self.drawing.steps:
             raise ValueError(f"masks ({self.masks}) of a trajectory are at most drawing.steps ({self.drawing.steps})")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_of_pictures(self) -> AlignmentConfig:
+        if self.credit == "place" and self.kind == "dpo":
+            raise ValueError("credit: dpo prefers one picture to another, and has no credit by place; take kind: grpo")
         return self
 
     @property

@@ -35,13 +35,15 @@ class Verdict:
     """A picture beside the caption that it was drawn from.
 
     `asked`, `shown` and `right` count facts: those of the caption, those of the picture, and those that are in both.
-    `broken` are the laws that do not hold.
+    `broken` are the laws that do not hold. `cells` bool [rows, columns] are those that are right: clear, with what the
+    caption says of them and nothing else, and with walls where they belong.
     """
 
     asked: int
     shown: int
     right: int
     broken: tuple[str, ...]
+    cells: np.ndarray
 
     @property
     def is_right(self) -> bool:
@@ -84,26 +86,30 @@ class GridJudge:
     def judge(self, captions: Sequence[str], pictures: np.ndarray) -> list[Verdict]:
         """`pictures` uint8 [n, size, size, 3]. Raises ValueError for a caption without a fact."""
         verdicts = []
-        for caption, (facts, broken) in zip(captions, self.read(pictures), strict=True):
+        for caption, (tiles, unclear) in zip(captions, self._look(pictures), strict=True):
             asked = caption.split("; ") if caption else []
             if not asked:
                 raise ValueError("a prompt is empty: a picture is judged by the facts of its caption")
-            verdicts.append(Verdict(len(asked), len(facts), len({*asked} & {*facts}), broken))
+            facts, broken = self._reading(tiles, unclear)
+            cells = self._as_asked(tiles, unclear, asked)
+            verdicts.append(Verdict(len(asked), len(facts), len({*asked} & {*facts}), broken, cells))
         return verdicts
 
     def read(self, pictures: np.ndarray) -> list[tuple[list[str], tuple[str, ...]]]:
         """(facts in reading order, laws that do not hold) of every picture."""
+        return [self._reading(tiles, unclear) for tiles, unclear in self._look(pictures)]
+
+    def _look(self, pictures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(the nearest tile, whether not even that is near) of every cell [cells] of every picture."""
         count, side, size = len(pictures), self._side, self._tile_size
         cells = pictures.reshape(count, side, size, side, size, 3).swapaxes(2, 3).reshape(count * side * side, -1)
         errors = self._squared_errors(cells.astype(np.float64))
         nearest = errors.argmin(axis=1)
         unclear = errors[np.arange(len(nearest)), nearest] > UNCLEAR_RMSE**2
-        per_picture = zip(nearest.reshape(count, -1), unclear.reshape(count, -1), strict=True)
-        return [self._reading(tiles, blurred) for tiles, blurred in per_picture]
+        return zip(nearest.reshape(count, -1), unclear.reshape(count, -1), strict=True)
 
     def _reading(self, tiles: np.ndarray, unclear: np.ndarray) -> tuple[list[str], tuple[str, ...]]:
         """From the tile of every cell, row by row."""
-        is_wall = (tiles == self._wall).reshape(self._side, self._side)
         facts = [
             f"{name} at {cell_name(index % self._side, index // self._side)}"
             for index, tile in enumerate(tiles)
@@ -112,10 +118,25 @@ class GridJudge:
         ]
         holds = (
             sum(fact.startswith(AGENT) for fact in facts) == 1,
-            bool((is_wall | ~self._always).all() and not (is_wall & self._never).any()),
+            bool(self._walls_belong(tiles).all()),
             not unclear.any(),
         )
         return facts, tuple(law for law, does in zip(LAWS, holds, strict=True) if not does)
+
+    def _walls_belong(self, tiles: np.ndarray) -> np.ndarray:
+        """bool [rows, columns]: a wall where there always is one, none where there never is."""
+        is_wall = (tiles == self._wall).reshape(self._side, self._side)
+        return np.where(is_wall, ~self._never, ~self._always)
+
+    def _as_asked(self, tiles: np.ndarray, unclear: np.ndarray, asked: Sequence[str]) -> np.ndarray:
+        """bool [rows, columns], as in `Verdict`."""
+        places = {cell_name(index % self._side, index // self._side): index for index in range(len(tiles))}
+        wanted: list[set[str]] = [set() for _ in tiles]
+        for name, _, place in (fact.rpartition(" at ") for fact in asked):
+            if place in places:
+                wanted[places[place]].add(name)
+        same = [{*self._names[tile]} - {"wall"} == want for tile, want in zip(tiles, wanted, strict=True)]
+        return (np.array(same) & ~unclear).reshape(self._side, self._side) & self._walls_belong(tiles)
 
     def _squared_errors(self, cells: np.ndarray) -> np.ndarray:
         """float64 [n, tiles]: mean squared difference of colour values to every tile."""

@@ -39,11 +39,16 @@ def test_real_frames_are_read_as_their_captions_say(environment: str) -> None:
         "; ".join(sorted(caption.split("; "))) for caption in captions
     ]
     for verdict in judge(environment).judge(captions, pictures):
-        assert verdict.is_right and verdict.share == 1.0 and verdict.broken == ()
+        assert verdict.is_right and verdict.share == 1.0 and verdict.broken == () and verdict.cells.all()
 
 
 def cell(column: int, row: int) -> tuple[slice, slice]:
     return slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
+
+
+def wrong_cells(verdict: Verdict) -> set[tuple[int, int]]:
+    """(column, row) of each."""
+    return {(int(column), int(row)) for row, column in np.argwhere(~verdict.cells)}
 
 
 def edited() -> tuple[np.ndarray, str, int, int]:
@@ -67,9 +72,11 @@ def test_a_world_without_its_agent_or_with_two_breaks_a_law() -> None:
     two = one(picture, caption)
     assert two.broken == (LAWS[0],) and two.is_right and two.shown == two.asked + 1
     assert two.share == two.asked / (two.asked + 1), "what nobody asked for does not pay"
+    assert wrong_cells(two) == {free}
     picture[cell(column, row)] = picture[cell(*free)] = np.zeros_like(agent)
     none = one(picture, caption)
     assert none.broken == (LAWS[0],) and none.right == none.asked - 1
+    assert wrong_cells(none) == {(column, row)}
 
 
 def test_walls_have_their_places() -> None:
@@ -77,10 +84,12 @@ def test_walls_have_their_places() -> None:
     wall = picture[cell(0, 0)].copy()
     picture[cell(3, 0)] = 0
     assert one(picture, caption).broken == (LAWS[1],)
+    assert wrong_cells(one(picture, caption)) == {(3, 0)}
     picture[cell(3, 0)] = wall
     assert one(picture, caption).broken == ()
     picture[cell(1 if column != 1 else 2, row)] = wall
     assert LAWS[1] in one(picture, caption).broken
+    assert (1 if column != 1 else 2, row) in wrong_cells(one(picture, caption))
 
 
 def test_what_does_not_exist_is_told_and_noise_is_not() -> None:
@@ -89,6 +98,7 @@ def test_what_does_not_exist_is_told_and_noise_is_not() -> None:
     assert one((picture.astype(int) + noise).clip(0, 255).astype(np.uint8), caption).is_right
     picture[cell(0, 3)] = (255, 0, 255)
     assert LAWS[2] in one(picture, caption).broken
+    assert wrong_cells(one(picture, caption)) == {(0, 3)}
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

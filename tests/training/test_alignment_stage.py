@@ -29,6 +29,7 @@ from unimodel.config_objectives import DrawingConfig
 from unimodel.layout import NO_TARGET
 from unimodel.objectives.corruption import corrupt
 from unimodel.training.alignment import Aligner, Scores, best_and_worst
+from unimodel.training.alignment_setup import right_places
 from unimodel.training.alignment_update import AlignmentUpdate, Pictures
 from unimodel.training.checkpoint import list_checkpoints, stage_checkpoint
 from unimodel.training.drawing import draw_pictures, find_prompts
@@ -69,7 +70,8 @@ def batch_of(*rows: Sequence[int]) -> PackedBatch:
 def more_of_code_a(texts: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> Scores:
     """The share of one code in a picture."""
     shares = np.array([(picture == CODE_A).mean() for picture in codes])
-    return Scores(shares, (shares == 1).astype(float), np.zeros(len(texts)))
+    places = [(picture == CODE_A).astype(float) for picture in codes]
+    return Scores(shares, (shares == 1).astype(float), np.zeros(len(texts)), places)
 
 
 def aligner(settings: StageConfig, zero: int = 0) -> Aligner:
@@ -142,7 +144,11 @@ def test_cold_drawing_takes_the_likeliest() -> None:
 
 
 @pytest.mark.parametrize("likelihood", ["masks", "trajectory"])
-@pytest.mark.parametrize("settings", [{"kind": "grpo"}, {"kind": "dpo", "preference_scale": 0.3}], ids=["grpo", "dpo"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "grpo"}, {"kind": "grpo", "credit": "place"}, {"kind": "dpo", "preference_scale": 0.3}],
+    ids=["grpo", "grpo by place", "dpo"],
+)
 def test_a_toy_reward_rises_and_the_divergence_stays_below_its_bound(settings: dict[str, Any], likelihood: str) -> None:
     steps = align(stage(**settings, likelihood=likelihood, max_kl=1.5), 15)
     rewards, divergences = ([step.figures[name] for step in steps] for name in ("reward", "kl"))
@@ -198,7 +204,29 @@ def test_a_pair_is_the_best_and_the_worst_of_its_group() -> None:
     better, worse = ([int(ids[p.places][0]) for p in prompts.each] for ids in pictures.ids)
     assert (better[0], better[2]) == (1, 1) and (worse[0], worse[2]) == (0, 2)
     assert torch.equal(pictures.kept, 10 * pictures.ids)
-    assert pictures.worth.tolist() == [[1.0, 0.0, 1.0], [-1.0, 0.0, -1.0]]
+    assert pictures.worth.tolist() == [[1.0] * 9 + [0.0] * 9 + [1.0] * 9, [-1.0] * 9 + [0.0] * 9 + [-1.0] * 9]
+
+
+def test_credit_by_place_learns_faster_than_by_picture() -> None:
+    """From as many pictures, whose reward is a mean over places."""
+    rewards = {
+        credit: np.mean([step.figures["reward"] for step in align(stage(credit=credit, max_kl=9.0), 12)[-3:]])
+        for credit in ("picture", "place")
+    }
+    assert rewards["place"] > rewards["picture"] + 0.05
+
+
+def test_right_cells_are_shared_out_among_tokens() -> None:
+    cells = np.array([[True, False], [False, True]])
+    assert right_places(cells, 2).tolist() == [1, 0, 0, 1]
+    assert right_places(cells, 1).tolist() == [0.5]
+    assert right_places(cells, 4).reshape(4, 4)[0].tolist() == [1, 1, 0, 0]
+    assert right_places(cells, 3).tolist() == [1, 0.5, 0, 0.5, 0.5, 0.5, 0, 0.5, 1]
+
+
+def test_pairs_have_no_credit_by_place() -> None:
+    with pytest.raises(ValueError, match="credit: dpo prefers one picture to another"):
+        stage(kind="dpo", credit="place")
 
 
 def test_a_trajectory_is_read_as_it_was_drawn() -> None:
@@ -211,7 +239,7 @@ def test_a_trajectory_is_read_as_it_was_drawn() -> None:
     ids, kept = draw_pictures(backbone, prompts, drawing, VOCABULARY, 2, (0,))
     assert [int((kept == step).sum()) for step in range(3)] == [6, 9, 12], "cosine: 7 and 4 of 9 are left open"
     update = AlignmentUpdate(None, backbone, settings, VOCABULARY, prompts, 2)
-    pictures = Pictures(ids[None], kept[None], torch.ones(1, 3))
+    pictures = Pictures(ids[None], kept[None], torch.ones(1, 27))
     reads = update.draw_reads(pictures, (0,))
     assert torch.equal(reads.asked.sum(dim=(0, 1)), torch.ones_like(ids))
     assert torch.allclose(reads.weight.sum(dim=1), torch.full((1, len(ids)), 3 / 9))

@@ -100,17 +100,9 @@ class EpisodicMemory(nn.Module):
             "ids": with_placed(state["ids"], place, segment.ids),
             "keys": with_placed(state["keys"], place, keys),
             "present": with_placed(state["present"], place, segment.present),
-            "where": _last_state(segment, state["where"]),
+            "where": segment.last_token(state["where"]),
             "count": state["count"] + segment.present.sum(dim=1),
         }
-
-
-def _last_state(segment: Segment, before: Tensor) -> Tensor:
-    """[rows, dim] the last token of the world; `before` where a row has none."""
-    length = torch.arange(segment.clean.shape[1], device=before.device)
-    last = (segment.clean.long() * length).argmax(dim=1)
-    here = segment.tokens[torch.arange(len(last), device=before.device), last].to(before.dtype)
-    return torch.where(segment.clean.any(dim=1)[:, None], here, before)
 
 
 def places_in_ring(present: Tensor, count: Tensor, capacity: int) -> Tensor:

@@ -75,8 +75,7 @@ class FastWeightMemory(nn.Module):
     def write(self, segment: Segment, state: State) -> State:
         """What is no token of the world learns at rate 0 and forgets nothing."""
         key, value, rate, decay = self._writing(segment.tokens)
-        last = segment.clean.long() * torch.arange(segment.clean.shape[1], device=key.device)
-        where = segment.tokens[torch.arange(len(key), device=key.device), last.argmax(dim=1)].to(state["where"].dtype)
+        where = segment.last_token(state["where"])
         if self.momentum is None:
             clean = segment.clean[..., None].to(rate.dtype)
             return {"matrix": scan(key, value, decay * clean, rate * clean, state["matrix"]), "where": where}

@@ -69,6 +69,13 @@ class Segment:
     actions: Tensor
     following: Tensor
 
+    def last_token(self, before: Tensor) -> Tensor:
+        """[rows, dim] what the last token of the world is; `before` where a row has none."""
+        length = torch.arange(self.clean.shape[1], device=before.device)
+        last = (self.clean.long() * length).argmax(dim=1)
+        here = self.tokens[torch.arange(len(last), device=before.device), last].to(before.dtype)
+        return torch.where(self.clean.any(dim=1)[:, None], here, before)
+
 
 class Mechanism(Protocol):
     """One kind of memory, as a module."""

@@ -33,11 +33,13 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of n pictures: their rewards, whether they are exactly right, and how many laws they break; each float64 [n]."""
+    """Of n pictures: their rewards, whether they are exactly right, and how many laws they break, each float64 [n]; and
+    how much is right of what every token of a picture stands for, float64 [tokens] from 0 to 1, one for each of n."""
 
     rewards: np.ndarray
     right: np.ndarray
     violations: np.ndarray
+    places: Sequence[np.ndarray]
 
 
 Judge = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Scores]
@@ -81,7 +83,7 @@ class Aligner:
 
         update = AlignmentUpdate(self._engine, self._reference, settings, self._vocabulary, prompts, micro_rows)
         if settings.kind == "grpo":
-            pictures = Pictures(drawn, kept, group_advantages(rewards).float())
+            pictures = Pictures(drawn, kept, self._advantages(prompts, scores, rewards))
             outcomes = self._climb(update, pictures, seed, num_prompts)
         else:
             pictures = best_and_worst(prompts, drawn, kept, rewards)
@@ -110,12 +112,19 @@ class Aligner:
         return torch.stack(ids), torch.stack(kept)
 
     def _score(self, prompts: Prompts, drawn: Tensor) -> Scores:
-        """Each [group, prompts]."""
+        """Each [group, prompts], but `places` [group, places]."""
         codes = self._vocabulary.codes(Modality.IMAGE, drawn.cpu().numpy())
         texts = [prompt.text for prompt in prompts.each] * len(drawn)
         scores = self._judge(texts, [picture[prompt.places] for picture in codes for prompt in prompts.each])
         shape = (len(drawn), len(prompts.each))
-        return Scores(*(part.reshape(shape) for part in (scores.rewards, scores.right, scores.violations)))
+        places = np.concatenate([np.zeros(0), *scores.places]).reshape(drawn.shape)
+        return Scores(*(part.reshape(shape) for part in (scores.rewards, scores.right, scores.violations)), places)
+
+    def _advantages(self, prompts: Prompts, scores: Scores, rewards: Tensor) -> Tensor:
+        """float32 [group, places]"""
+        if self._settings.credit == "place":
+            return group_advantages(torch.as_tensor(scores.places, device=rewards.device)).float()
+        return group_advantages(rewards).float()[:, prompts.owner]
 
     def _climb(
         self, update: AlignmentUpdate, pictures: Pictures, seed: tuple[int | str, ...], num_prompts: float
@@ -162,7 +171,6 @@ class Aligner:
 def best_and_worst(prompts: Prompts, drawn: Tensor, kept: Tensor, rewards: Tensor) -> Pictures:
     """Of pictures [group, places] with `rewards` [group, prompts], the best and the worst of every prompt; worth
     nothing where all are alike."""
-    sizes = torch.tensor([prompt.num_tokens for prompt in prompts.each], dtype=torch.long, device=drawn.device)
-    chosen = torch.stack([rewards.argmax(dim=0), rewards.argmin(dim=0)]).repeat_interleave(sizes, dim=1)
-    tells = (reward_spread(rewards) > SAME).float()
+    chosen = torch.stack([rewards.argmax(dim=0), rewards.argmin(dim=0)])[:, prompts.owner]
+    tells = (reward_spread(rewards) > SAME).float()[prompts.owner]
     return Pictures(drawn.gather(0, chosen), kept.gather(0, chosen), torch.stack([tells, -tells]))

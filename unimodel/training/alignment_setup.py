@@ -42,7 +42,9 @@ def build_aligner(
         violations = np.array([float(len(verdict.broken)) for verdict in verdicts])
         shares = np.array([verdict.share for verdict in verdicts])
         right = np.array([float(verdict.is_right) for verdict in verdicts])
-        return Scores(shares - settings.violation_cost * violations, right, violations)
+        sides = [math.isqrt(len(some)) for some in codes]
+        places = [right_places(verdict.cells, side) for verdict, side in zip(verdicts, sides, strict=True)]
+        return Scores(shares - settings.violation_cost * violations, right, violations, places)
 
     delimiters = tuple(token_id(bundle.text, token) for token in (PAD, BOS, EOS))
     return Aligner(engine, reference, stage, bundle.vocabulary, delimiters, judge, (config.seed, name))
@@ -63,6 +65,14 @@ def judge_pictures(
     side = math.isqrt(len(codes[0]))
     pictures = bundle.image.decode(np.stack(codes).reshape(len(codes), side, side))
     return judge.judge([str(bundle.text.decode(text.tolist())) for text in texts], pictures)
+
+
+def right_places(cells: np.ndarray, side: int) -> np.ndarray:
+    """float64 [side * side] for the tokens of a square picture: the share of each that shows right `cells`, bool [rows,
+    columns]."""
+    fine = math.lcm(len(cells), side)
+    pixels = np.kron(cells, np.ones((fine // len(cells), fine // len(cells))))
+    return pixels.reshape(side, fine // side, side, fine // side).mean(axis=(1, 3)).ravel()
 
 
 def weights_before(config: RunConfig, run: RunFolder, name: str) -> Mapping[str, Tensor]:

@@ -39,9 +39,8 @@ from unimodel.vocabulary import Modality, Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What an update learns from: `ids` [pictures, places], the pass in which each was `kept`, and `worth` [pictures,
-    prompts], of grpo the advantage of a picture, of dpo 1 for the better one and -1 for the worse one of every prompt
-    that has both, else 0."""
+    """What an update learns from, each [pictures, places]: `ids`, the pass in which each was `kept`, and `worth`, of
+    grpo its advantage, of dpo 1 in the better and -1 in the worse one of every prompt that has both, else 0."""
 
     ids: Tensor
     kept: Tensor
@@ -107,9 +106,8 @@ class AlignmentUpdate:
         self._engine, self._reference, self._settings, self._prompts = engine, reference, settings, prompts
         self._image, self._mask_id = vocabulary.range_of(Modality.IMAGE), vocabulary.mask(Modality.IMAGE)
         self._micro_rows, self._device = micro_rows, prompts.rows.device
-        sizes = torch.tensor([prompt.num_tokens for prompt in prompts.each], dtype=torch.long, device=self._device)
-        self._owner = torch.arange(len(sizes), device=self._device).repeat_interleave(sizes)
-        self._sizes = sizes.float()
+        self._owner = prompts.owner
+        self._sizes = self._owner.bincount(minlength=len(prompts.each)).float()
 
     def draw_reads(self, pictures: Pictures, seed: tuple[int | str, ...]) -> Reads:
         """Told from the seed, each prompt and its pictures alone."""
@@ -144,7 +142,7 @@ class AlignmentUpdate:
         def losses() -> Iterator[Tensor]:
             for number, one in enumerate(self._passes(pictures, reads)):
                 chances, nothing = self._chances(self._engine, one)
-                taken, worth = self._taken(chances, one), pictures.worth[one.picture, self._owner[one.places]]
+                taken, worth = self._taken(chances, one), pictures.worth[one.picture, one.places]
                 gain = clipped_gain(taken, before[number] if before else taken.detach(), worth, settings.clip)
                 kl = divergence(chances, self._chances_before(one))
                 loss = (one.weight * (settings.kl_weight * kl - gain)).sum() + nothing
@@ -157,14 +155,14 @@ class AlignmentUpdate:
         """DPO. Its loss is no sum over passes, but its gradient is: how much a pair still counts is found first."""
         scale, sums = self._settings.preference_scale, self._no_sums()
         margin = self._margin(pictures, reads, sums)
-        has_pair = pictures.worth[0] > 0
+        has_pair = torch.zeros_like(margin).index_add_(0, self._owner, pictures.worth[0]) > 0
         sums[0] = preference_loss(margin, scale)[has_pair].sum()
         slope = preference_slope(margin, scale) * self._sizes / reads.count
 
         def losses() -> Iterator[Tensor]:
             for one in self._passes(pictures, reads):
                 chances, nothing = self._chances(self._engine, one)
-                worth = (pictures.worth[one.picture] * slope)[self._owner[one.places]]
+                worth = pictures.worth[one.picture, one.places] * slope[self._owner[one.places]]
                 yield -(one.weight * worth * self._taken(chances, one)).sum() + nothing
 
         return self._descend(losses(), sums, num_pairs)

@@ -50,6 +50,12 @@ class Prompts:
     columns: Tensor
     """[places]"""
 
+    @property
+    def owner(self) -> Tensor:
+        """int64 [places]: the number of the prompt that each is of."""
+        sizes = torch.tensor([prompt.num_tokens for prompt in self.each], dtype=torch.long, device=self.rows.device)
+        return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+
     def with_ids(self, ids: Tensor, hidden: Tensor, asked: Tensor, mask_id: int) -> PackedBatch:
         """The batch with `ids` [places] drawn, less those that are `hidden`, of which those `asked` are targets; both
         bool [places]."""
