@@ -56,14 +56,15 @@ def tokenised(loaded: LoadedRun, folder: Path) -> list[TokenisedEpisode]:
 
 def told(name: str, answers: Sequence[Recalled], empty: Sequence[Recalled], window: int) -> str:
     """A line of the table: accuracy in each group of gaps, and the half-life."""
-    _, details, (curve, *_) = recall_figures(answers, empty, window, name)
+    found = recall_figures(answers, empty, window, name)
+    details, curve = found.details, found.curves[0]
     by_gap = "  ".join(f"{estimate.value:5.3f}" for estimate in curve.lines[0].estimates)
     return f"{name:24} {by_gap}  half-life {details[0].model:g} windows"
 
 
 def head(answers: Sequence[Recalled], window: int) -> str:
     """Above the table."""
-    _, _, (curve, *_) = recall_figures(answers, answers, window, "")
+    curve = recall_figures(answers, answers, window, "").curves[0]
     gaps, frames = ("  ".join(f"{number:5}" for number in some) for some in (curve.steps, curve.samples))
     title = f"windows of {window} steps; gaps up to so many steps, and frames with such gaps"
     return f"{title}\n{'':24} {gaps}\n{'':24} {frames}"

@@ -70,8 +70,10 @@ class MemoryPolicy(_PolicySettings):
     `MiniGrid-MemoryS...-v0`, seen from the agent's eyes."""
 
     kind: Literal["memory"]
+    looks: Steps = (1, 1)
+    """How often it goes to look at the cue, and wanders. Who foretells a second look has kept the first."""
     wander_steps: Steps = (1, 128)
-    """Between leaving the cue and going for a thing; the way there comes on top."""
+    """Between leaving the cue and going for a thing, or back to it; the way there comes on top."""
     right_fraction: Fraction = 0.5
     """How often it takes the right thing: at 0.5 only the cue tells what the reward will be."""
 

@@ -70,7 +70,7 @@ def recall_script(play: Play, policy: RecallPolicy) -> Iterator[int]:
 
 
 def memory_script(play: Play, policy: MemoryPolicy) -> Iterator[int]:
-    """To the cue, about, and on to one of the two things at the end of the hallway."""
+    """To the cue and about, once or more often, and on to one of the two things at the end of the hallway."""
     level, rng = play.world.simulator, play.rng
     if not isinstance(level, Level) or not isinstance(level.env, MemoryEnv):
         raise ValueError(_not_for("memory", play, "MiniGrid-MemoryS7-v0 and its like"))
@@ -84,10 +84,11 @@ def memory_script(play: Play, policy: MemoryPolicy) -> Iterator[int]:
     if not hiding:
         raise ValueError(f"{play.world.environment} shows the cue all the way with view_cells {level.view_cells}: less")
     places = sorted(seeing)
-    yield from walk(play, {places[int(rng.integers(len(places)))]}, walkable)
-    yield from walk(play, hiding, walkable)
-    for _ in range(drawn(rng, policy.wander_steps)):
-        yield wander(play, hiding, FORWARD_FRACTION)
+    for _ in range(1 if policy.looks == (1, 1) else drawn(rng, policy.looks)):
+        yield from walk(play, {places[int(rng.integers(len(places)))]}, walkable)
+        yield from walk(play, hiding, walkable)
+        for _ in range(drawn(rng, policy.wander_steps)):
+            yield wander(play, hiding, FORWARD_FRACTION)
     _, y = env.success_pos if rng.random() < policy.right_fraction else env.failure_pos
     yield from walk(play, {(*fork, DOWN if y > fork[1] else UP)}, hiding)
     while True:

@@ -20,7 +20,8 @@ def steps_since_seen(episode: Episode) -> np.ndarray:
     """int64 [T + 1]: steps from when what frame t shows was last in the picture; 0 where it shows nothing that was
     there before. Above the frames that a model reads, it must be remembered.
 
-    MiniGrid-Memory at the end of an episode that somebody chose to end: since the cue, which tells the reward
+    MiniGrid-Memory where the cue is in the picture, and at the end of an episode that somebody chose to end: since the
+                    cue was, which tells the reward
     balls           where the rails are in the picture: since they last were (the balls have moved meanwhile)
     others          since the agent last had the same pose; none of an environment that tells no poses
 
@@ -51,10 +52,10 @@ def _since_cue(episode: Episode) -> np.ndarray:
     """The room stays as it is, so that poses tell what is seen."""
     level = Level(episode.environment, episode.seed, episode.frames.shape[1], episode.view_cells)
     assert isinstance(level.env, MemoryEnv)
-    since = np.zeros(len(episode.frames), dtype=np.int64)
-    if episode.num_steps and episode.done[-1]:
-        cue = cue_cell(level.env)
-        shown = (t for t in range(episode.num_steps, -1, -1) if level.sees(cue, episode.poses[t]))
-        since[-1] = episode.num_steps - next(shown, episode.num_steps)
+    cue = cue_cell(level.env)
+    shown = np.array([level.sees(cue, pose) for pose in episode.poses])
     level.close()
+    since = since_last(shown)
+    if episode.num_steps and episode.done[-1]:
+        since[-1] = episode.num_steps - max(np.flatnonzero(shown[:-1]), default=0)
     return since

@@ -112,9 +112,19 @@ def test_the_cue_is_seen_left_behind_and_never_seen_again(environment: str, view
             seen.append(place is not None and (tile[..., 1] - tile[..., 0]).max() > 60)
         shown = np.flatnonzero(seen)
         gaps.append(len(seen) - 1 - shown[-1])
-        assert steps_since_seen(episode)[-1] == gaps[-1] and not steps_since_seen(episode)[:-1].any()
+        since = steps_since_seen(episode)
+        assert since[-1] == gaps[-1] and since[shown[1:]].tolist() == np.diff(shown).tolist()
+        assert not since[:-1][~np.array(seen[:-1])].any()
         assert len(shown) and gaps[-1] >= 3
     assert min(gaps) < 20 and max(gaps) > 40
+
+
+def test_the_cue_is_looked_at_as_often_as_wanted() -> None:
+    policy = {"kind": "memory", "wander_steps": [8, 8], "looks": [3, 3]}
+    for episode in played(SMALL, *range(6), max_steps=400, image_size=40, view_cells=5, **policy):
+        since = steps_since_seen(episode)
+        assert int((since[:-1] > 8).sum()) == 2, "again twice, longer ago than it wanders"
+        assert since[-1] > 8 and episode.done[-1]
 
 
 def test_rewards_are_for_the_right_thing_which_half_of_the_episodes_take() -> None:

@@ -4,7 +4,7 @@ Held-out episodes are read segment by segment, as a live world reads them; every
 before it. Of frames that show what was to be seen before, `steps_since_seen` tells how long ago.
 
     recalled tokens     of the tokens of such frames, the share that is right
-    recalled outcomes   where what was seen tells the reward: the share of rewards told right, of none and any
+    recalled outcomes   where what was seen tells the reward at an episode's end: the share told right, of none and any
     half-life           the shortest gap, in windows, from which on less than half of what can be recalled is:
                         (accuracy - that of an empty memory) / (1 - that of an empty memory) < 0.5
 
@@ -46,14 +46,18 @@ ENOUGH = 20
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """What an episode of T steps shows again: of frame t + 1, `since` [T] steps, 0 where nothing; `right` [T] tokens of
-    `codes`; `rewarded` [T] whether there was a reward, and `told` [T] whether one was likelier than none."""
+    """What an episode of T steps shows again: of frame t + 1, `since` [T] steps, 0 where nothing, and of `codes` those
+    that are `right` [T]; of its last step, whether there was a reward, and whether one was told, likelier than none."""
 
     since: np.ndarray
     right: np.ndarray
     codes: int
-    rewarded: np.ndarray
-    told: np.ndarray
+    is_rewarded: bool
+    is_told: bool
+
+    def at_its_end(self) -> Recalled:
+        """Only what the last frame shows again."""
+        return replace(self, since=np.where(np.arange(len(self.since)) == len(self.since) - 1, self.since, 0))
 
 
 Ask = Callable[[Recalled, np.ndarray], tuple[float, float]]
@@ -75,33 +79,44 @@ def evaluate_memory(loaded: LoadedRun, held_out: HeldOut, findings: Findings, so
         return
     ours, empty = (recall(loaded, held_out.tokens, since, forgets=forgets) for forgets in (False, True))
     of = loaded.stage if source == EPISODES else f"{loaded.stage} ({source})"
-    findings.add(*recall_figures(ours, empty, window, of))
+    found = recall_figures(ours, empty, window, of)
+    findings.add(found.rows, found.details, found.curves)
 
 
-def recall_figures(
-    ours: Sequence[Recalled], empty: Sequence[Recalled], window: int, stage: str
-) -> tuple[list[Row], list[Row], list[Curve]]:
+def recall_figures(ours: Sequence[Recalled], empty: Sequence[Recalled], window: int, stage: str) -> Findings:
     """Rows of the table, of the details, and curves by gap."""
-    rows, details, curves = [], [], []
-    questions = (("recalled tokens", _tokens), ("recalled outcomes", _outcomes))
-    for metric, ask in questions:
-        if ask is _outcomes and not _tell_apart(ours, window):
-            continue
-        curve, groups = _curve(metric, ask, ours, empty, window)
-        if not curve.steps:
-            continue
-        curves.append(curve)
-        beyond = [(low, high) for low, high in groups if low >= window]
-        if not beyond:
-            continue
-        spans = {"beyond the window": (window, np.inf), "10 windows ago and more": (10 * window, np.inf)}
-        for name, (low, high) in spans.items():
-            if samples := sum(_asked(one, low, high).sum() for one in ours):
-                model, baseline = (_share(ask, some, low, high) for some in (ours, empty))
-                row = Row(f"{metric}, {name}", stage, model.value, baseline.value, EMPTY, int(samples))
-                rows.append(replace(row, interval=model.interval))
-        details.append(_half_life(metric, curve, window, stage))
-    return rows, details, curves
+    findings = Findings()
+    _judge("recalled tokens", _tokens, ours, empty, window, stage, findings)
+    if _tell_apart(ours, window):
+        at_end, empty_at_end = ([one.at_its_end() for one in some] for some in (ours, empty))
+        _judge("recalled outcomes", _outcomes, at_end, empty_at_end, window, stage, findings)
+    return findings
+
+
+def _judge(
+    metric: str,
+    ask: Ask,
+    ours: Sequence[Recalled],
+    empty: Sequence[Recalled],
+    window: int,
+    stage: str,
+    findings: Findings,
+) -> None:
+    """Adds the figures of one question."""
+    curve, groups = _curve(metric, ask, ours, empty, window)
+    if not curve.steps:
+        return
+    if not any(low >= window for low, _ in groups):
+        findings.add([], [], [curve])
+        return
+    rows = []
+    spans = {"beyond the window": (window, np.inf), "10 windows ago and more": (10 * window, np.inf)}
+    for name, (low, high) in spans.items():
+        if samples := sum(_asked(one, low, high).sum() for one in ours):
+            model, baseline = (_share(ask, some, low, high) for some in (ours, empty))
+            row = Row(f"{metric}, {name}", stage, model.value, baseline.value, EMPTY, int(samples))
+            rows.append(replace(row, interval=model.interval))
+    findings.add(rows, [_half_life(metric, curve, window, stage)], [curve])
 
 
 @torch.no_grad()
@@ -129,8 +144,8 @@ def recall(
             is_reward = (target >= rewards.start) & (target < rewards.stop)
             chances = loaded.backbone.logits(hidden[row, is_reward], rewards).softmax(-1).double().cpu().numpy()
             none = chances[:, reward_values(np.arange(REWARD_BINS)) == 0].sum(1)
-            told = none < 0.5 if len(none) else np.zeros(len(right), dtype=bool)
-            recalled.append(Recalled(gaps, right, episode.frames[0].size, np.nan_to_num(episode.rewards) != 0, told))
+            is_rewarded, is_told = bool(np.nan_to_num(episode.rewards[-1]) != 0), bool((none[-1:] < 0.5).any())
+            recalled.append(Recalled(gaps, right, episode.frames[0].size, is_rewarded, is_told))
     return recalled
 
 
@@ -146,13 +161,12 @@ def _tokens(one: Recalled, asked: np.ndarray) -> tuple[float, float]:
 
 
 def _outcomes(one: Recalled, asked: np.ndarray) -> tuple[float, float]:
-    return float((one.told == one.rewarded)[asked].sum()), float(asked.sum())
+    return float(asked[-1] and one.is_told == one.is_rewarded), float(asked[-1])
 
 
 def _tell_apart(recalled: Sequence[Recalled], window: int) -> bool:
-    """Whether rewards are sometimes there and sometimes not, where something is recalled."""
-    rewarded = np.concatenate([one.rewarded[one.since > window] for one in recalled])
-    return bool(rewarded.any() and not rewarded.all())
+    """Whether episodes that end with something to be recalled are some rewarded and some not."""
+    return len({one.is_rewarded for one in recalled if one.since[-1] > window}) == 2
 
 
 def _asked(one: Recalled, low: float, high: float) -> np.ndarray:

@@ -59,6 +59,15 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return torch.where(spread > SAME, (rewards - rewards.mean(dim=0)) / spread.clamp(min=SAME), 0.0)
 
 
+def place_advantages(right: Tensor) -> Tensor:
+    """[group, places] how right each place is, 0 to 1, in every picture of a group, less the mean over the group and in
+    units of that mean; 0 where none is right. Its policy gradient is that of the logarithm of the chance to be right,
+    as of maximum likelihood: what is hardly ever right counts most. In standard deviations the many places that are
+    nearly always right would outweigh those few, and to draw nothing would be safest (docs/experiments.md)."""
+    mean = right.mean(dim=0)
+    return torch.where(mean > SAME, (right - mean) / mean.clamp(min=SAME), 0.0)
+
+
 def reward_spread(rewards: Tensor) -> Tensor:
     """[prompts] the standard deviation of rewards [group, prompts] over each group; above SAME it has something to
     tell."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from unimodel.batch import PackedBatch
 from unimodel.config import StageConfig
 from unimodel.config_objectives import AlignmentConfig
-from unimodel.objectives.alignment import SAME, group_advantages, reward_spread
+from unimodel.objectives.alignment import SAME, group_advantages, place_advantages, reward_spread
 from unimodel.training.alignment_update import AlignmentUpdate, Outcome, Pictures
 from unimodel.training.device_memory import PASSES, memory_for
 from unimodel.training.drawing import Model, Prompts, draw_pictures, find_prompts
@@ -123,7 +123,7 @@ class Aligner:
     def _advantages(self, prompts: Prompts, scores: Scores, rewards: Tensor) -> Tensor:
         """float32 [group, places]"""
         if self._settings.credit == "place":
-            return group_advantages(torch.as_tensor(scores.places, device=rewards.device)).float()
+            return place_advantages(torch.as_tensor(scores.places, device=rewards.device)).float()
         return group_advantages(rewards).float()[:, prompts.owner]
 
     def _climb(
