@@ -205,7 +205,7 @@ class StageConfig(Settings):
     @property
     def passes_per_update(self) -> int:
         """How often the rows of a batch are read for one update: with other pictures, or under other masks."""
-        return self.alignment.pictures_per_update * self.alignment.masks if self.alignment else 1
+        return self.alignment.passes_per_update if self.alignment else 1
 
     @model_validator(mode="after")
     def _aligns_alone(self) -> StageConfig:

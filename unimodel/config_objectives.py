@@ -203,6 +203,19 @@ class AlignmentConfig(Settings):
         """Of every prompt."""
         return self.group if self.kind == "grpo" else 2
 
+    @property
+    def reads_first_pass(self) -> bool:
+        """Whether every update reads the first pass of every drawing, as its first mask. Nothing stands there yet, so
+        that it is the same for all pictures of a prompt and is read once."""
+        return self.likelihood == "trajectory" and self.masks == self.drawing.steps
+
+    @property
+    def passes_per_update(self) -> int:
+        """How often every prompt is read for an update."""
+        if self.reads_first_pass:
+            return 1 + self.pictures_per_update * (self.masks - 1)
+        return self.pictures_per_update * self.masks
+
 
 ObjectiveConfig = Annotated[
     NextTokenConfig

@@ -246,7 +246,28 @@ def test_a_trajectory_is_read_as_it_was_drawn() -> None:
     for one in update._passes(pictures, reads):
         chances = update._chances(backbone, one)[0]
         # Drawn at next to no temperature, each token that a pass kept was the likeliest in its state.
-        assert torch.equal(chances.argmax(dim=1), one.code)
+        assert torch.equal(chances.argmax(dim=1), one.code[0])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_first_pass_is_read_once_for_all_pictures_of_a_prompt(steps: int) -> None:
+    """And says of each of them what reading it alone does."""
+    settings = stage(likelihood="trajectory", masks=steps, drawing={"steps": steps}).alignment
+    assert settings is not None and settings.passes_per_update == 1 + 4 * (steps - 1)
+    backbone, prompts = tiny_backbone(), find_prompts(batch_of([1, 2], [3]), DELIMITERS)
+    drawn = [draw_pictures(backbone, prompts, settings.drawing, VOCABULARY, 2, (n,)) for n in range(4)]
+    ids, kept = (torch.stack(part) for part in zip(*drawn, strict=True))
+    update, worth = AlignmentUpdate(backbone, backbone, settings, VOCABULARY, prompts, 2), torch.ones(ids.shape)
+    together = Pictures(ids, kept, worth)
+    first, *others = update._passes(together, update.draw_reads(together, (0,)))
+    assert len(others) == 4 * (steps - 1) and list(first.pictures) == [0, 1, 2, 3]
+    taken = update._taken(update._chances(backbone, first)[0], first)
+    for number in range(4):
+        alone = Pictures(ids[[number]], kept[[number]], worth[[number]])
+        one, *_ = update._passes(alone, update.draw_reads(alone, (0,)))
+        asks = first.weight[number] > 0
+        assert torch.equal(first.places[asks], one.places)
+        assert torch.allclose(taken[number][asks], update._taken(update._chances(backbone, one)[0], one)[0], atol=1e-5)
 
 
 # --- a whole run ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from unimodel.config_objectives import AlignmentConfig
 from unimodel.objectives.alignment import SAME, group_advantages, place_advantages, reward_spread
 from unimodel.training.alignment_update import AlignmentUpdate, Outcome, Pictures
 from unimodel.training.device_memory import PASSES, memory_for
-from unimodel.training.drawing import Model, Prompts, draw_pictures, find_prompts
+from unimodel.training.drawing import Model, Prompts, draw_pictures, find_prompts, first_pass
 from unimodel.training.step import StepOutcome, StepReport
 from unimodel.vocabulary import Modality, Vocabulary
 
@@ -102,28 +102,29 @@ class Aligner:
 
     def _draw(self, prompts: Prompts, micro_rows: int, seed: tuple[int | str, ...]) -> tuple[Tensor, Tensor]:
         """[group, places] ids, and the pass in which each was kept."""
+        engine, vocabulary, drawing = self._engine, self._vocabulary, self._settings.drawing
+        first = first_pass(engine, prompts, vocabulary, micro_rows)
         pictures = [
-            draw_pictures(
-                self._engine, prompts, self._settings.drawing, self._vocabulary, micro_rows, (*seed, "picture", number)
-            )
+            draw_pictures(engine, prompts, drawing, vocabulary, micro_rows, (*seed, "picture", number), first)
             for number in range(self._settings.group)
         ]
         ids, kept = zip(*pictures, strict=True)
         return torch.stack(ids), torch.stack(kept)
 
     def _score(self, prompts: Prompts, drawn: Tensor) -> Scores:
-        """Each [group, prompts], but `places` [group, places]."""
+        """Each [group, prompts], with `places` [places] of every picture of the group."""
         codes = self._vocabulary.codes(Modality.IMAGE, drawn.cpu().numpy())
         texts = [prompt.text for prompt in prompts.each] * len(drawn)
         scores = self._judge(texts, [picture[prompt.places] for picture in codes for prompt in prompts.each])
         shape = (len(drawn), len(prompts.each))
-        places = np.concatenate([np.zeros(0), *scores.places]).reshape(drawn.shape)
-        return Scores(*(part.reshape(shape) for part in (scores.rewards, scores.right, scores.violations)), places)
+        places = [*np.concatenate([np.zeros(0), *scores.places]).reshape(drawn.shape)]
+        rewards, right, violations = (p.reshape(shape) for p in (scores.rewards, scores.right, scores.violations))
+        return Scores(rewards, right, violations, places)
 
     def _advantages(self, prompts: Prompts, scores: Scores, rewards: Tensor) -> Tensor:
         """float32 [group, places]"""
         if self._settings.credit == "place":
-            return place_advantages(torch.as_tensor(scores.places, device=rewards.device)).float()
+            return place_advantages(torch.from_numpy(np.stack(scores.places)).to(rewards.device)).float()
         return group_advantages(rewards).float()[:, prompts.owner]
 
     def _climb(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -81,11 +80,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Rows read once: a micro-batch of picture number `picture` of every prompt. `places` [asked] are those that it
-    asks for among the places of all prompts, `code` [asked] what stands there, `weight` [asked] as in `Reads`."""
+    """Rows read once: a micro-batch of prompts, with what `pictures` of them have in common. `places` [asked] are those
+    that any of them asks for among the places of all prompts, `code` [pictures, asked] what stands there in each,
+    `weight` [pictures, asked] as in `Reads`, 0 where one does not ask."""
 
     batch: PackedBatch
-    picture: int
+    pictures: Sequence[int]
     places: Tensor
     code: Tensor
     weight: Tensor
@@ -114,7 +114,7 @@ class AlignmentUpdate:
         count, each = self._settings.masks, self._prompts.each
         if self._settings.likelihood == "trajectory":
             steps = self._settings.drawing.steps
-            chosen = [keyed_generator(*seed, "passes", one.name).permutation(steps)[:count] for one in each]
+            chosen = [sorted(keyed_generator(*seed, "passes", one.name).permutation(steps)[:count]) for one in each]
             passes = torch.from_numpy(np.array(chosen, dtype=np.int64).reshape(-1, count)).to(self._device)
             passes = passes[self._owner].T
             hidden, asked = pictures.kept[:, None] >= passes, pictures.kept[:, None] == passes
@@ -132,7 +132,7 @@ class AlignmentUpdate:
 
     @torch.no_grad()
     def log_likelihoods(self, pictures: Pictures, reads: Reads) -> list[Tensor]:
-        """Of every pass, [asked] log-probabilities of what was drawn, with the weights as they are."""
+        """Of every pass, [pictures, asked] log-probabilities of what was drawn, with the weights as they are."""
         return [self._taken(self._chances(self._engine, one)[0], one) for one in self._passes(pictures, reads)]
 
     def climb(self, pictures: Pictures, reads: Reads, before: Sequence[Tensor], num_prompts: float) -> Outcome:
@@ -142,7 +142,7 @@ class AlignmentUpdate:
         def losses() -> Iterator[Tensor]:
             for number, one in enumerate(self._passes(pictures, reads)):
                 chances, nothing = self._chances(self._engine, one)
-                taken, worth = self._taken(chances, one), pictures.worth[one.picture, one.places]
+                taken, worth = self._taken(chances, one), pictures.worth[one.pictures][:, one.places]
                 gain = clipped_gain(taken, before[number] if before else taken.detach(), worth, settings.clip)
                 kl = divergence(chances, self._chances_before(one))
                 loss = (one.weight * (settings.kl_weight * kl - gain)).sum() + nothing
@@ -162,7 +162,7 @@ class AlignmentUpdate:
         def losses() -> Iterator[Tensor]:
             for one in self._passes(pictures, reads):
                 chances, nothing = self._chances(self._engine, one)
-                worth = pictures.worth[one.picture, one.places] * slope[self._owner[one.places]]
+                worth = pictures.worth[one.pictures][:, one.places] * slope[self._owner[one.places]]
                 yield -(one.weight * worth * self._taken(chances, one)).sum() + nothing
 
         return self._descend(losses(), sums, num_pairs)
@@ -175,8 +175,8 @@ class AlignmentUpdate:
             owner, scale = self._owner[one.places], self._sizes[self._owner[one.places]] * one.weight / reads.count
             chances, before = self._chances(self._engine, one)[0], self._chances_before(one)
             taken = self._taken(chances, one)
-            for bound, likelihood in zip(bounds[:, one.picture], (taken, self._taken(before, one)), strict=True):
-                bound.index_add_(0, owner, scale * likelihood)
+            for bound, likelihood in zip(bounds, (taken, self._taken(before, one)), strict=True):
+                bound[one.pictures] = bound[one.pictures].index_add(1, owner, scale * likelihood)
             sums.add_(_sums(one, taken, divergence(chances, before), torch.zeros((), device=self._device)))
         (better, worse), (better_before, worse_before) = bounds
         return preference_margin(better, worse, better_before, worse_before)
@@ -205,18 +205,20 @@ class AlignmentUpdate:
 
     def _passes(self, pictures: Pictures, reads: Reads) -> Iterator[_Pass]:
         """In the same order and as many on every rank."""
-        prompts = self._prompts
-        for picture, read in product(range(len(pictures.ids)), range(reads.count)):
-            ids, asked, weight = pictures.ids[picture], reads.asked[picture, read], reads.weight[picture, read]
-            batch = prompts.with_ids(ids, reads.hidden[picture, read], asked, self._mask_id)
+        prompts, every = self._prompts, range(len(pictures.ids))
+        alone = [[picture] for picture in every]
+        groups = [[[*every]] if self._settings.reads_first_pass and not read else alone for read in range(reads.count)]
+        for read, some in ((read, some) for read, group in enumerate(groups) for some in group):
+            ids, asked, weight = pictures.ids[some], reads.asked[some, read].any(dim=0), reads.weight[some, read]
+            batch = prompts.with_ids(ids[0], reads.hidden[some[0], read], asked, self._mask_id)
             for row in range(0, len(batch.input_ids), self._micro_rows):
                 here = (prompts.rows >= row) & (prompts.rows < row + self._micro_rows)
                 places = (asked & here).nonzero().squeeze(1)
                 micro = batch.rows(row, row + self._micro_rows)
-                yield _Pass(micro, picture, places, ids[places] - self._image.start, weight[places])
+                yield _Pass(micro, some, places, ids[:, places] - self._image.start, weight[:, places])
 
     def _chances(self, model: Model, one: _Pass) -> tuple[Tensor, Tensor]:
-        """[hidden, codes] log-probabilities, and the 0 of `logits_of`."""
+        """[asked, codes] log-probabilities, and the 0 of `logits_of`."""
         logits, nothing = logits_of(model, one.batch, self._image)
         return logits.log_softmax(dim=-1), nothing
 
@@ -226,14 +228,15 @@ class AlignmentUpdate:
         return self._chances(self._reference, one)[0]
 
     def _taken(self, chances: Tensor, one: _Pass) -> Tensor:
-        """[asked] of what was drawn."""
-        return chances.gather(1, one.code[:, None]).squeeze(1)
+        """[pictures, asked] of what was drawn."""
+        return chances.gather(1, one.code.T).T
 
     def _no_sums(self) -> Tensor:
         return torch.zeros(5, dtype=torch.float64, device=self._device)
 
 
 def _sums(one: _Pass, taken: Tensor, kl: Tensor, loss: Tensor) -> Tensor:
-    """float64 [5]: loss, KL by weight, nats, hidden tokens and their weights, of one pass."""
-    parts = (loss, (one.weight * kl).sum(), -taken.sum(), loss.new_tensor(float(len(taken))), one.weight.sum())
+    """float64 [5]: loss, KL by weight, nats, tokens asked for and their weights, of one pass."""
+    asks = one.weight > 0
+    parts = (loss, (one.weight * kl).sum(), -(asks * taken).sum(), asks.sum(), one.weight.sum())
     return torch.stack([part.detach().double() for part in parts])

@@ -91,15 +91,20 @@ def draw_pictures(
     vocabulary: Vocabulary,
     micro_rows: int,
     seed: tuple[int | str, ...],
+    first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """[places] ids of a picture for every prompt, and the pass in which each was kept."""
+    """[places] ids of a picture for every prompt, and the pass in which each was kept. `first` are the logits of
+    `first_pass`, where that has been read."""
     image, mask_id = vocabulary.range_of(Modality.IMAGE), vocabulary.mask(Modality.IMAGE)
     rngs = [keyed_generator(*seed, "drawing", prompt.name) for prompt in prompts.each]
     ids = torch.full_like(prompts.rows, mask_id)
     kept = torch.full_like(ids, settings.steps)
     asked = torch.ones_like(ids, dtype=torch.bool)
     for step in range(settings.steps):
-        logits = in_parts(model, prompts.with_ids(ids, asked, asked, mask_id), micro_rows, image)
+        if step or first is None:
+            logits = in_parts(model, prompts.with_ids(ids, asked, asked, mask_id), micro_rows, image)
+        else:
+            logits = first
         log_chances = logits.double().log_softmax(dim=-1)
         scaled = (log_chances / settings.temperature).softmax(dim=-1).cumsum(dim=-1)
         # Drawn for every place, asked or not, so that what one prompt gets hangs on nothing but its own generator.
@@ -117,6 +122,14 @@ def draw_pictures(
         for prompt in prompts.each:
             asked[prompt.places] = _least_sure(sureness[prompt.places], math.floor(left * prompt.num_tokens))
     return ids, kept
+
+
+@torch.no_grad()
+def first_pass(model: Model, prompts: Prompts, vocabulary: Vocabulary, micro_rows: int) -> Tensor:
+    """[places, codes] fp32 logits of a picture of which nothing stands yet: the same for every picture of a prompt."""
+    nothing = torch.ones_like(prompts.rows, dtype=torch.bool)
+    batch = prompts.with_ids(prompts.rows, nothing, nothing, vocabulary.mask(Modality.IMAGE))
+    return in_parts(model, batch, micro_rows, vocabulary.range_of(Modality.IMAGE))
 
 
 def in_parts(model: Model, batch: PackedBatch, micro_rows: int, ids: range) -> Tensor:
