@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY_SECONDS = 15.0
+FILE_COLUMNS = 140
+"""Of a table in a file or pipe, which knows no width of its own: as the widest needs."""
 
 console = Console(soft_wrap=True, highlight=False)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = FILE_COLUMNS
 
 
 class ProgressBar:
