@@ -84,6 +84,7 @@ def memory_script(play: Play, policy: MemoryPolicy) -> Iterator[int]:
     if not hiding:
         raise ValueError(f"{play.world.environment} shows the cue all the way with view_cells {level.view_cells}: less")
     places = sorted(seeing)
+    # A single look is not drawn: recordings of before there were several stay as they are.
     for _ in range(1 if policy.looks == (1, 1) else drawn(rng, policy.looks)):
         yield from walk(play, {places[int(rng.integers(len(places)))]}, walkable)
         yield from walk(play, hiding, walkable)

@@ -144,7 +144,8 @@ def recall(
             is_reward = (target >= rewards.start) & (target < rewards.stop)
             chances = loaded.backbone.logits(hidden[row, is_reward], rewards).softmax(-1).double().cpu().numpy()
             none = chances[:, reward_values(np.arange(REWARD_BINS)) == 0].sum(1)
-            is_rewarded, is_told = bool(np.nan_to_num(episode.rewards[-1]) != 0), bool((none[-1:] < 0.5).any())
+            is_rewarded = bool((np.nan_to_num(episode.rewards[-1:]) != 0).any())
+            is_told = bool((none[-1:] < 0.5).any())
             recalled.append(Recalled(gaps, right, episode.frames[0].size, is_rewarded, is_told))
     return recalled
 
@@ -161,12 +162,13 @@ def _tokens(one: Recalled, asked: np.ndarray) -> tuple[float, float]:
 
 
 def _outcomes(one: Recalled, asked: np.ndarray) -> tuple[float, float]:
-    return float(asked[-1] and one.is_told == one.is_rewarded), float(asked[-1])
+    is_asked = bool(asked[-1:].any())
+    return float(is_asked and one.is_told == one.is_rewarded), float(is_asked)
 
 
 def _tell_apart(recalled: Sequence[Recalled], window: int) -> bool:
     """Whether episodes that end with something to be recalled are some rewarded and some not."""
-    return len({one.is_rewarded for one in recalled if one.since[-1] > window}) == 2
+    return len({one.is_rewarded for one in recalled if (one.since[-1:] > window).any()}) == 2
 
 
 def _asked(one: Recalled, low: float, high: float) -> np.ndarray:
