@@ -38,6 +38,15 @@ def moment(number: int) -> Record:
     )
 
 
+def moments(first: int, count: int) -> list[Record]:
+    return [moment(id_) for id_ in range(first, first + count)]
+
+
+def encoded_otherwise(records: list[Record]) -> np.ndarray:
+    """Another model's keys."""
+    return np.stack([np.resize(record.tokens % 5, SETTINGS.dim) - 2 for record in records]).astype(np.float32)
+
+
 def content(record: Record) -> tuple[object, ...]:
     """What was written, comparable."""
     arrays = (np.asarray(record.key, np.float16), record.tokens, record.action, record.text)
