@@ -18,8 +18,9 @@ export TOKENIZERS_PARALLELISM := false
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.installed ## the whole road on this machine: record, train, evaluate, export, report
+demo: $(VENV)/.installed ## the whole road on this machine: record, train, evaluate, export, report; and a world of it
 	bash launch/demo.sh
+	bash launch/world.sh
 
 play: $(VENV)/.installed-play ## play in the world that the demo has trained, in the browser
 	@test -f runs/demo/config.yaml || { echo "runs/demo is not trained yet: make demo" >&2; exit 2; }

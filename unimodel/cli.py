@@ -230,10 +230,11 @@ def generate_command(  # noqa: PLR0913 - one parameter per option
     from unimodel.observe.progress import say
     from unimodel.sampling.fill import FillSettings
     from unimodel.training.loaded_run import load_run
+    from unimodel.world.stage import load_world
 
     if sum(option is not None for option in (text, image, actions)) != 1:
         raise ValueError("give exactly one of --text, --image and --actions")
-    loaded = load_run(run, stage)
+    loaded = load_world(run, stage) if actions is not None else load_run(run, stage)
     samples = loaded.run.samples
     if text is not None:
         settings = FillSettings(steps, temperature, choice_temperature=4.5 * temperature, guidance=guidance)

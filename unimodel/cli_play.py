@@ -51,9 +51,9 @@ def play_command(  # noqa: PLR0913 - one parameter per option
         load_extra(library, "play", "unimodel play")
     from unimodel.run_folder import RunFolder
     from unimodel.world.play.address import Address, bind
-    from unimodel.world.play.playable import playable_stage
     from unimodel.world.play.settings import Limits, PlaySettings
     from unimodel.world.sessions.catalogue import kept_token, require_world
+    from unimodel.world.stage import world_stage
 
     if bot and world is None:
         raise ValueError("--bot is an agent of a world of several that is kept: name it with --world")
@@ -63,9 +63,12 @@ def play_command(  # noqa: PLR0913 - one parameter per option
         token = token or kept_token(require_world(RunFolder(run), world))
     address = Address.chosen(host, port, token, exposed=expose)
     settings = PlaySettings(fps, passes, Limits(max_clients=clients), compiled)
-    stages = [(run, playable_stage(run, stage))]
-    if compare is not None:
-        stages.append((compare, playable_stage(compare, None)))
+    try:
+        stages = [(run, world_stage(run, stage))]
+        if compare is not None:
+            stages.append((compare, world_stage(compare)))
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
     with bind(address) as listener:  # before the seconds that loading takes; nobody is listened to yet
         from unimodel.world.play.serve import serve, serve_world
 

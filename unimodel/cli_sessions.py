@@ -11,7 +11,7 @@ app = typer.Typer()
 
 SessionRun = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="Of the world.", show_default=False)]
-Stage = Annotated[str | None, typer.Option(help="Stage to live it in; the last finished one otherwise.")]
+Stage = Annotated[str | None, typer.Option(help="Stage to live it in; the last that steps a world otherwise.")]
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="Go on in this checkpoint though another one lived the world until now.")
 ]
@@ -28,10 +28,10 @@ def world_create(
 ) -> None:
     """Make a world that outlives the process in which it is lived."""
     from unimodel.observe.progress import say
-    from unimodel.training.loaded_run import load_run
     from unimodel.world.sessions.from_run import create_world
+    from unimodel.world.stage import load_world
 
-    folder = create_world(load_run(run, stage), name, episode, split, seed)
+    folder = create_world(load_world(run, stage), name, episode, split, seed)
     say(f"made {folder}; `unimodel play {run} --world {name}` plays in it")
 
 
@@ -41,10 +41,10 @@ def world_open(run: SessionRun, name: Name, adopt: Adopt = False, stage: Stage =
     from contextlib import closing
 
     from unimodel.observe.progress import say
-    from unimodel.training.loaded_run import load_run
     from unimodel.world.sessions.from_run import revive_world
+    from unimodel.world.stage import load_world
 
-    with closing(revive_world(load_run(run, stage), name, "open", adopt=adopt)) as world:
+    with closing(revive_world(load_world(run, stage), name, "open", adopt=adopt)) as world:
         say(f"'{name}' is alive at tick {world.tick}; {world.replayed_ticks} ticks were lived again to get there")
         say(f"its memory beyond the window has {world.memory_bytes:,} bytes")
 
@@ -72,12 +72,12 @@ def world_step(
     from hashlib import sha256
 
     from unimodel.observe.progress import say
-    from unimodel.training.loaded_run import load_run
     from unimodel.world.sessions.from_run import revive_world
     from unimodel.world.sessions.living import acts_of
     from unimodel.world.sessions.past import frame_bytes
+    from unimodel.world.stage import load_world
 
-    loaded = load_run(run, stage)
+    loaded = load_world(run, stage)
     with closing(revive_world(loaded, name, "step", adopt=adopt)) as world:
         birth = world.past.birth
         for numbers in birth.ticks_of(actions.split(",")):

@@ -29,12 +29,12 @@ def world_bench(
     import torch
 
     from unimodel.observe.progress import say
-    from unimodel.training.loaded_run import load_run
     from unimodel.world.bench import bench
+    from unimodel.world.stage import load_world
 
     if threads is not None:
         torch.set_num_threads(threads)
-    for what, speed in bench(load_run(run), worlds, frames, compiled):
+    for what, speed in bench(load_world(run), worlds, frames, compiled):
         say(f"{what:45} {speed}")
 
 
@@ -62,7 +62,7 @@ def world_plan(  # noqa: PLR0913 - one parameter per option
     ] = 0,
     values: Annotated[bool, typer.Option("--values", help="The model's values judge where a plan ends.")] = False,
     passes: Annotated[int, typer.Option(min=1, help="Refinement passes of an imagined frame.")] = 1,
-    stage: Annotated[str | None, typer.Option(help="Stage to use; the last finished one otherwise.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage to use; the last that steps a world otherwise.")] = None,
 ) -> None:
     """Let controllers play the same episodes in the model and for real; print what they got in both."""
     from rich.table import Table
@@ -99,18 +99,18 @@ def world_learn(  # noqa: PLR0913 - one parameter per option
     passes: Annotated[int, typer.Option(min=1, help="Refinement passes of an imagined frame.")] = 1,
     kl_weight: Annotated[float, typer.Option(min=0.0, help="How strongly it is held to the recorded players.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    stage: Annotated[str | None, typer.Option(help="Stage to use; the last finished one otherwise.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage to use; the last that steps a world otherwise.")] = None,
 ) -> None:
     """Improve the policy that a run has learnt from play, in the model alone; `plan --controller pmpo` plays it."""
     from unimodel.observe.progress import say
-    from unimodel.training.loaded_run import load_run
     from unimodel.world.agent import Agent
     from unimodel.world.controllers.actor_critic import save_heads
     from unimodel.world.controllers.pmpo import PmpoSettings, Update, learn_in_imagination
     from unimodel.world.controllers.roster import ImaginationSettings, build_imagination
+    from unimodel.world.stage import load_world
     from unimodel.world.starts import random_moments
 
-    loaded = load_run(run, stage)
+    loaded = load_world(run, stage)
     agent = Agent(loaded)
     imagination = build_imagination(loaded, agent.num_actions, ImaginationSettings(memory_frames, passes))
     starts = random_moments(loaded, "train", MOMENTS, memory_frames or agent.window_frames, seed)

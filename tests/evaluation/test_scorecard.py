@@ -20,7 +20,7 @@ from unimodel.evaluation.held_out import load_held_out
 from unimodel.evaluation.report import write_report
 from unimodel.evaluation.rollouts import step_worlds
 from unimodel.evaluation.scorecard import agency, alignment, coherence, compression, emergence, persistence
-from unimodel.evaluation.scorecard.card import make_card, world_stage
+from unimodel.evaluation.scorecard.card import make_card
 from unimodel.evaluation.scorecard.finished import has_card
 from unimodel.evaluation.scorecard.loops import find_loops, loops_as_they_were, loops_standing_still, walk_loops
 from unimodel.evaluation.scorecard.predictors import window_only
@@ -142,8 +142,9 @@ def test_a_restarted_world_is_compared_with_one_that_never_was(carded: TinyRun) 
 
 def test_a_run_without_a_world_says_so(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, stages=("masked",))
-    with pytest.raises(FileNotFoundError, match="none is trained on interaction"):
-        world_stage(run.config, run.run)
+    train_here(run.config)
+    with pytest.raises(ValueError, match="none of its stages was trained on interaction sequences"):
+        make_card(run.run.path, "test")
 
 
 def test_every_score_is_documented() -> None:

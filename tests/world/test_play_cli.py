@@ -39,7 +39,7 @@ def _untrained(folder: Path) -> Path:
     ("make", "what"),
     [
         (_nowhere, "is not a run folder"),
-        (_without_stage_3, "none of its stages learns from interaction sequences"),
+        (_without_stage_3, "none of its stages was trained on interaction sequences"),
         (_untrained, "stage 'interactive' is not finished"),
     ],
 )

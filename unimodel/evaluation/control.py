@@ -16,7 +16,6 @@ import numpy as np
 from unimodel.evaluation.intervals import over_episodes, share_of_episodes
 from unimodel.evaluation.table import Estimate
 from unimodel.run_folder import write_json
-from unimodel.training.loaded_run import load_run
 from unimodel.world.controllers.controller import Controller
 from unimodel.world.controllers.planner import PlanSettings
 from unimodel.world.controllers.roster import (
@@ -27,6 +26,7 @@ from unimodel.world.controllers.roster import (
 )
 from unimodel.world.env import WorldModelEnv
 from unimodel.world.real import RealEpisode
+from unimodel.world.stage import load_world
 from unimodel.world.starts import Split, Starts
 from unimodel.world.state import WorldState
 
@@ -102,7 +102,7 @@ def play_pairs(
     Raises ValueError when the run's stage cannot step a world, has no policy and one is needed, there are fewer
     episodes, or one cannot be played again; FileNotFoundError when the run or its stage is not there.
     """
-    loaded = load_run(run, stage)
+    loaded = load_world(run, stage)
     starts = Starts(loaded, settings.split)
     if settings.episodes > len(starts):
         raise ValueError(f"{run} has {len(starts)} episodes of {settings.split} and not {settings.episodes}")

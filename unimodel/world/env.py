@@ -24,8 +24,9 @@ from gymnasium.vector.utils import batch_space
 
 from data_pipelines.sources.world import Action, plain
 from unimodel.sampling.fill import FillSettings
-from unimodel.training.loaded_run import LoadedRun, load_run
+from unimodel.training.loaded_run import LoadedRun
 from unimodel.world.rollout import worlds_of
+from unimodel.world.stage import load_world
 from unimodel.world.starts import Split, Start, Starts
 from unimodel.world.state import WorldState
 from unimodel.world.worlds import LEAST_REWARD_PROBABILITY
@@ -70,7 +71,7 @@ class _Episodes:
     """Episodes inside one model, each at a place of its own."""
 
     def __init__(self, run: str | Path | LoadedRun, stage: str | None, settings: DreamSettings) -> None:
-        loaded = run if isinstance(run, LoadedRun) else load_run(Path(run), stage)
+        loaded = run if isinstance(run, LoadedRun) else load_world(Path(run), stage)
         passes = settings.passes or loaded.config.evaluation.sampling_steps
         fill = FillSettings(passes, settings.temperature, choice_temperature=4.5 * settings.temperature)
         self._worlds, self._image = worlds_of(loaded, fill), loaded.bundle.image

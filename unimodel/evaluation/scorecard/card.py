@@ -14,7 +14,6 @@ from data_pipelines.shards.reader import ShardReader
 from data_pipelines.shards.storage import join
 from data_pipelines.sources.episode import decode_about
 from data_pipelines.sources.since_seen import steps_since_seen
-from unimodel.config import RunConfig
 from unimodel.evaluation.branches import Branched, branching_states, step_branches
 from unimodel.evaluation.held_out import HeldOut, Split, load_held_out
 from unimodel.evaluation.likelihood import Likelihoods, draw_frames, frame_nats, measure_likelihoods
@@ -45,8 +44,8 @@ from unimodel.observe.progress import say
 from unimodel.run_folder import RunFolder, read_json, write_json
 from unimodel.tokenizers.action import by_agent
 from unimodel.training.alignment_setup import recorded_judge
-from unimodel.training.finished import finished_stages
-from unimodel.training.loaded_run import LoadedRun, load_run
+from unimodel.training.loaded_run import LoadedRun
+from unimodel.world.stage import load_world
 
 MOST_EPISODES = 40
 """Each is rolled out by two models."""
@@ -89,7 +88,7 @@ def make_card(path: Path, split: Split) -> None:
     """
     run = RunFolder(path)
     config = run.config()
-    loaded = load_run(path, world_stage(config, run))
+    loaded = load_world(path)
     shortened, about = window_only(loaded)
     say(f"the score card of stage {loaded.stage}; window only is {about}", log=run.log)
     held_out = load_held_out(config, run, split, loaded.bundle.vocabulary, loaded.bundle.builder.eos_id)
@@ -116,16 +115,6 @@ def make_card(path: Path, split: Split) -> None:
         "scores": [score.to_dict() for score in scores],
     }
     write_json(run.scorecard, {**card, "standing": standing(card["scores"])})
-
-
-def world_stage(config: RunConfig, run: RunFolder) -> str:
-    """The last finished stage that steps a world. Raises FileNotFoundError when there is none."""
-    names = [name for name, stage in config.ordered_stages if stage.world is not None]
-    finished = list(finished_stages(run, names))
-    if not finished:
-        which = f"of {', '.join(names)} none is finished" if names else "none is trained on interaction sequences"
-        raise FileNotFoundError(f"run {run.path} has no stage that steps a world: {which}")
-    return finished[-1]
 
 
 def _persistence(m: Materials) -> Iterator[Score]:

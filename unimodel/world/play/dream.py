@@ -43,7 +43,7 @@ class Dream:
 
     def __init__(self, loaded: LoadedRun, size: tuple[int, int], compiled_for: int = 0, *, num_agents: int = 1) -> None:
         stage, patch = loaded.config.stages[loaded.stage], loaded.bundle.image.config.patch_pixels
-        assert stage.world is not None, "`playable_stage` has looked"
+        assert stage.world is not None, "`world_stage` has looked"
         if size[0] % patch or size[1] % patch:
             raise ValueError(
                 f"{loaded.run.path} reads patches of {patch} pixels: {size[0]}x{size[1]} has no whole number"
