@@ -82,6 +82,6 @@ def recall_gru(model: FrameGru, episodes: list[TokenisedEpisode], since: list[np
         frames, actions, rewarded, _ = tensors([episode])
         codes, reward = model(frames[:, :-1], actions)
         right = (codes.argmax(-1) == frames[:, 1:]).sum(-1)[0].numpy()
-        told = (reward[0] > 0).numpy()
-        recalled.append(Recalled(gaps, right, episode.frames[0].size, rewarded[0].numpy().astype(bool), told))
+        is_rewarded, is_told = bool(rewarded[0, -1]), bool(reward[0, -1] > 0)
+        recalled.append(Recalled(gaps, right, episode.frames[0].size, is_rewarded, is_told))
     return recalled
