@@ -1,11 +1,11 @@
 """MiniGrid-Memory: is it known, at the end of the hallway, which of two things was shown at its beginning?
 
 New episodes of each size are recorded, in which the cue is seen once, and a trained run (`configs/recipes/
-minigrid_memory.yaml`, which knows size 7 alone) foretells the reward of the last step after the real frames before it:
+minigrid_memory.yaml`, which knows S7 alone) foretells the reward of the last step after the real frames before it:
 the right thing is taken in half of the episodes. Beside it the same model with an empty memory in every segment, its
 window alone, and a plain GRU that was trained on as many of the run's episodes (benchmarks/peers/memory_gru.py).
 
-Run: python benchmarks/minigrid_memory.py RUN [--sizes 7 13 17] [--wander 1 100] [--episodes 300]
+Run: python benchmarks/minigrid_memory.py RUN [--rooms S7 S13 S17Random] [--wander 1 100] [--episodes 300]
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MAX_STEPS = 240
 OUTCOMES = "Recalled outcomes"
 
 
-def record(loaded: LoadedRun, size: int, wander: tuple[int, int], episodes: int, folder: Path) -> None:
-    """Test episodes of MiniGrid-Memory of a size, otherwise as those of the run."""
+def record(loaded: LoadedRun, room: str, wander: tuple[int, int], episodes: int, folder: Path) -> None:
+    """Test episodes of a room of MiniGrid-Memory, otherwise as those of the run."""
     recording = Recording(seed=loaded.config.seed, **settings_of(loaded.config.data.recording))
     policies = [{"kind": "memory", "wander_steps": wander}]
     counts = {"train_episodes": 0, "validation_episodes": 0, "test_episodes": episodes}
-    environment = f"MiniGrid-MemoryS{size}-v0"
+    environment = f"MiniGrid-Memory{room}-v0"
     record_dataset(
         folder, replace(recording, environment=environment, policies=policies, max_steps=MAX_STEPS, **counts)
     )
@@ -58,7 +58,7 @@ def lines(answers: dict[str, Sequence[Recalled]], window: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[7, 13, 17])
+    parser.add_argument("--rooms", nargs="+", default=["S7", "S13", "S17Random"])
     parser.add_argument("--wander", type=int, nargs=2, default=(1, 100), help="steps where the cue cannot be seen")
     parser.add_argument("--episodes", type=int, default=300)
     options = parser.parse_args()
@@ -68,10 +68,10 @@ def main() -> None:
         parser.error(f"{options.run} has no stage with a memory")
     gru = trained_gru(loaded)
     print(f"share of rewards foretold right; chance .5; windows of {memory.segment_frames} steps")
-    for size in options.sizes:
+    for room in options.rooms:
         with tempfile.TemporaryDirectory(prefix="unimodel-memory-") as name:
             folder = Path(name)
-            record(loaded, size, tuple(options.wander), options.episodes, folder)
+            record(loaded, room, tuple(options.wander), options.episodes, folder)
             since = [steps_since_seen(episode)[1:] for episode in read_episodes(folder / "test")]
             episodes = tokenised(loaded, folder)
         answers = {
@@ -79,7 +79,7 @@ def main() -> None:
             "  with an empty memory": recall(loaded, episodes, since, forgets=True),
             "GRU": recall_gru(gru, episodes, since),
         }
-        print(f"\nsize {size}", *lines(answers, memory.segment_frames), sep="\n", flush=True)
+        print(f"\n{room}", *lines(answers, memory.segment_frames), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
