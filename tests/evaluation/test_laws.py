@@ -22,11 +22,12 @@ from unimodel.evaluation.laws import divergences, draw, evaluate_laws, facts_rig
 from unimodel.training.alignment_setup import model_before
 from unimodel.training.loaded_run import LoadedRun, load_run
 
+CELLS = np.ones((8, 8), dtype=bool)
 VERDICTS = [
-    Verdict(4, 4, 4, ()),
-    Verdict(4, 5, 4, (LAWS[0],)),
-    Verdict(2, 3, 1, (LAWS[0], LAWS[2])),
-    Verdict(2, 0, 0, ()),
+    Verdict(4, 4, 4, (), CELLS),
+    Verdict(4, 5, 4, (LAWS[0],), CELLS),
+    Verdict(2, 3, 1, (LAWS[0], LAWS[2]), CELLS),
+    Verdict(2, 0, 0, (), CELLS),
 ]
 
 
