@@ -3,7 +3,8 @@
 New episodes of each size are recorded, in which the cue is seen once, and a trained run (`configs/recipes/
 minigrid_memory.yaml`, which knows S7 alone) foretells the reward of the last step after the real frames before it:
 the right thing is taken in half of the episodes. Beside it the same model with an empty memory in every segment, its
-window alone, and a plain GRU that was trained for as many steps, with an episode for each row (benchmarks/peers/memory_gru.py).
+window alone, and a plain GRU that was trained for as many steps, with one episode for each row
+(benchmarks/peers/memory_gru.py).
 
 Run: python benchmarks/minigrid_memory.py RUN [--rooms S7 S13 S17Random] [--wander 1 100] [--episodes 300]
 """

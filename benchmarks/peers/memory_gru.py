@@ -2,7 +2,7 @@
 
 A GRU reads every frame (its codes embedded, side by side) with the action that led to it, and foretells the codes and
 the reward of the next. It has the whole episode in one pass, trained by backpropagation through all of it, for as many
-episodes as the run's last stage.
+steps as the run's last stage, with one episode for each of its rows.
 """
 
 from __future__ import annotations
