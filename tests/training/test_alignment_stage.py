@@ -190,8 +190,9 @@ def test_the_result_does_not_depend_on_accumulation_or_sharding() -> None:
             assert one.figures == pytest.approx(another.figures, rel=1e-3, abs=1e-5)
 
 
-def test_a_rank_without_prompts_takes_part() -> None:
-    one = aligner(stage())
+@pytest.mark.parametrize("credit", ["picture", "place"])
+def test_a_rank_without_prompts_takes_part(credit: str) -> None:
+    one = aligner(stage(credit=credit))
     aligned = one.step(pack([[], []], ROW_TOKENS, PAD_ID), 0)
     assert aligned.figures["reward"] == 0.0 and aligned.report.targets == 0 and not aligned.report.skipped
 

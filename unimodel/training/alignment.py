@@ -112,19 +112,19 @@ class Aligner:
         return torch.stack(ids), torch.stack(kept)
 
     def _score(self, prompts: Prompts, drawn: Tensor) -> Scores:
-        """Each [group, prompts], with `places` [places] of every picture of the group."""
+        """Each [group, prompts], but `places`, which are those of one picture after the other."""
         codes = self._vocabulary.codes(Modality.IMAGE, drawn.cpu().numpy())
         texts = [prompt.text for prompt in prompts.each] * len(drawn)
         scores = self._judge(texts, [picture[prompt.places] for picture in codes for prompt in prompts.each])
         shape = (len(drawn), len(prompts.each))
-        places = [*np.concatenate([np.zeros(0), *scores.places]).reshape(drawn.shape)]
         rewards, right, violations = (p.reshape(shape) for p in (scores.rewards, scores.right, scores.violations))
-        return Scores(rewards, right, violations, places)
+        return Scores(rewards, right, violations, scores.places)
 
     def _advantages(self, prompts: Prompts, scores: Scores, rewards: Tensor) -> Tensor:
         """float32 [group, places]"""
         if self._settings.credit == "place":
-            return place_advantages(torch.from_numpy(np.stack(scores.places)).to(rewards.device)).float()
+            right = np.concatenate([np.zeros(0), *scores.places]).reshape(len(rewards), len(prompts.rows))
+            return place_advantages(torch.from_numpy(right).to(rewards.device)).float()
         return group_advantages(rewards).float()[:, prompts.owner]
 
     def _climb(
