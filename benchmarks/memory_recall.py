@@ -70,10 +70,12 @@ def head(answers: Sequence[Recalled], window: int) -> str:
     return f"{title}\n{'':24} {gaps}\n{'':24} {frames}"
 
 
-def trained_gru(loaded: LoadedRun) -> FrameGru:
-    """On the episodes that the run was trained on."""
+def trained_gru(loaded: LoadedRun, steps: int | None = None) -> FrameGru:
+    """On the episodes that the run was trained on, for as many steps or so many."""
     reader = ShardReader(loaded.run.tokens_of(EPISODES, "train"))
-    return train_gru(loaded, [decode_tokenised(*reader.read(number)) for number in range(len(reader))], GRU_WIDTH)
+    return train_gru(
+        loaded, [decode_tokenised(*reader.read(number)) for number in range(len(reader))], GRU_WIDTH, steps
+    )
 
 
 def main() -> None:

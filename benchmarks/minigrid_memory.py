@@ -3,7 +3,7 @@
 New episodes of each size are recorded, in which the cue is seen once, and a trained run (`configs/recipes/
 minigrid_memory.yaml`, which knows S7 alone) foretells the reward of the last step after the real frames before it:
 the right thing is taken in half of the episodes. Beside it the same model with an empty memory in every segment, its
-window alone, and a plain GRU that was trained for as many steps, with one episode for each row
+window alone, and a plain GRU that was trained on as many of the run's episodes, and on four times as many
 (benchmarks/peers/memory_gru.py).
 
 Run: python benchmarks/minigrid_memory.py RUN [--rooms S7 S13 S17Random] [--wander 1 100] [--episodes 300]
@@ -67,7 +67,8 @@ def main() -> None:
     memory = loaded.config.stages[loaded.stage].memory
     if memory is None or not memory.mechanisms:
         parser.error(f"{options.run} has no stage with a memory")
-    gru = trained_gru(loaded)
+    steps = loaded.config.stages[loaded.stage].steps
+    grus = {f"GRU, {times} x the steps": trained_gru(loaded, times * steps) for times in (1, 4)}
     print(f"share of rewards foretold right; chance .5; windows of {memory.segment_frames} steps")
     for room in options.rooms:
         with tempfile.TemporaryDirectory(prefix="unimodel-memory-") as name:
@@ -78,8 +79,7 @@ def main() -> None:
         answers = {
             " + ".join(one.kind for one in memory.mechanisms): recall(loaded, episodes, since, forgets=False),
             "  with an empty memory": recall(loaded, episodes, since, forgets=True),
-            "GRU": recall_gru(gru, episodes, since),
-        }
+        } | {name: recall_gru(gru, episodes, since) for name, gru in grus.items()}
         print(f"\n{room}", *lines(answers, memory.segment_frames), sep="\n", flush=True)
 
 

@@ -1,11 +1,13 @@
 """What a plain recurrent network remembers of the worlds of a run.
 
 A GRU reads every frame (its codes embedded, side by side) with the action that led to it, and foretells the codes and
-the reward of the next. It has the whole episode in one pass, trained by backpropagation through all of it, for as many
-steps as the run's last stage, with one episode for each of its rows.
+the reward of the next; what an episode ends with counts as much as all its rewards together. It has the whole episode in
+one pass, trained by backpropagation through all of it, with as many episodes a step as the run's last stage.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -50,22 +52,29 @@ def tensors(episodes: list[TokenisedEpisode]) -> tuple[Tensor, Tensor, Tensor, T
     return tuple(map(torch.from_numpy, (frames, actions, rewarded, there)))  # pyright: ignore[reportReturnType]
 
 
-def train_gru(loaded: LoadedRun, episodes: list[TokenisedEpisode], hidden: int) -> FrameGru:
-    """As many episodes as the stage of the run had rows."""
+def train_gru(loaded: LoadedRun, episodes: list[TokenisedEpisode], hidden: int, steps: int | None = None) -> FrameGru:
+    """For as many steps as the stage of the run, or `steps`."""
     stage, vocabulary = loaded.config.stages[loaded.stage], loaded.bundle.vocabulary
+    memory, steps = stage.memory, steps or stage.steps
+    assert memory is not None, "the stage has a memory"
+    # Rows hold segments, and an episode fills some of them.
+    segments = np.mean([math.ceil((episode.num_frames - 1) / memory.segment_frames) for episode in episodes])
+    at_once = max(1, round(stage.batch.rows * (stage.batch.row_tokens // memory.segment_tokens) / segments))
     with torch.random.fork_rng():
         torch.manual_seed(loaded.config.seed)
         model = FrameGru(vocabulary.image_size, episodes[0].frames[0].size, vocabulary.action_size, hidden)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = keyed_generator("gru", loaded.config.seed)
-    for _ in range(stage.steps):
-        some = [episodes[i] for i in rng.integers(len(episodes), size=stage.batch.rows)]
+    for _ in range(steps):
+        some = [episodes[i] for i in rng.integers(len(episodes), size=at_once)]
         frames, actions, rewarded, there = tensors(some)
         codes, reward = model(frames[:, :-1], actions)
         shown = there.bool()
         loss = nn.functional.cross_entropy(codes[shown].flatten(0, 1), frames[:, 1:][shown].flatten())
-        loss = loss + nn.functional.binary_cross_entropy_with_logits(reward[shown], rewarded[shown].float())
+        ends = torch.arange(len(there)), there.sum(dim=1) - 1
+        for part in (shown, ends):
+            loss = loss + nn.functional.binary_cross_entropy_with_logits(reward[part], rewarded[part].float())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
