@@ -1,8 +1,8 @@
 """What a plain recurrent network remembers of the worlds of a run.
 
 A GRU reads every frame (its codes embedded, side by side) with the action that led to it, and foretells the codes and
-the reward of the next; what an episode ends with counts as much as all its rewards together. It has the whole episode in
-one pass, trained by backpropagation through all of it, with as many episodes a step as the run's last stage.
+the reward of the next; what an episode ends with counts as much as all its rewards together. It has the whole episode
+in one pass, trained by backpropagation through all of it, with as many episodes a step as the run's last stage.
 """
 
 from __future__ import annotations
