@@ -31,6 +31,7 @@ TOKEN = "a-token-for-tests"
 ANSWER_SECONDS = 60.0
 """Longest wait for a message; nothing is measured with it, it only ends a test that hangs."""
 LEFT, RIGHT, FORWARD, DONE = 0, 1, 2, 6
+KEYS = [LEFT, FORWARD, FORWARD, RIGHT, FORWARD, LEFT, FORWARD]
 """Actions of MiniGrid."""
 
 

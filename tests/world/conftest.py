@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from play_server import PlayServer, play_server
 from tiny_run import TinyRun, tiny_run, train_here
 from toy_run import make_toy_run
 
@@ -57,3 +60,10 @@ def society(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
             if parameter.ndim >= 2:
                 parameter.mul_(20.0)
     return loaded
+
+
+@pytest.fixture(scope="module")
+def server(wild: LoadedRun) -> Iterator[PlayServer]:
+    """One for all tests of a module."""
+    with play_server(wild, max_clients=24) as running:
+        yield running
