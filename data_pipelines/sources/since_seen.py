@@ -30,14 +30,19 @@ def steps_since_seen(episode: Episode) -> np.ndarray:
     if episode.environment.startswith(MEMORY):
         return _since_cue(episode)
     if episode.environment == balls.ENVIRONMENT:
-        world = balls.HiddenBalls(episode.view_cells or balls.VIEW_CELLS)
-        poses, which = np.unique(episode.poses, axis=0, return_inverse=True)
-        sees = np.array([world.sees_rails((x, y, direction)) for x, y, direction in poses.tolist()])
-        return since_last(sees[which.ravel()])
+        return since_last(shows_rails(episode))
     since = np.zeros(len(episode.frames), dtype=np.int64)
     pairs = revisits(episode.poses, 0)
     since[pairs[:, 1]] = pairs[:, 1] - pairs[:, 0]
     return since
+
+
+def shows_rails(episode: Episode) -> np.ndarray:
+    """bool [T + 1]: where the rails of an episode of hidden balls are in the picture."""
+    world = balls.HiddenBalls(episode.view_cells or balls.VIEW_CELLS)
+    poses, which = np.unique(episode.poses, axis=0, return_inverse=True)
+    sees = np.array([world.sees_rails((x, y, direction)) for x, y, direction in poses.tolist()])
+    return sees[which.ravel()]
 
 
 def since_last(is_shown: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from unimodel.evaluation.representation import (
     evaluate_text_to_image,
     evaluate_tokenizer,
 )
+from unimodel.evaluation.unseen import evaluate_unseen
 from unimodel.observe.progress import say
 from unimodel.run_folder import RunFolder, write_json
 from unimodel.tokenizers.prepare import load_run_bundle
@@ -91,3 +92,4 @@ def _evaluate_stage(path: Path, stage: str, skills: set[str], held_out: HeldOut,
         evaluate_interaction(loaded, held_out, findings)
         if loaded.config.stages[stage].memory is not None:
             evaluate_memory(loaded, held_out, findings)
+            evaluate_unseen(loaded, held_out, findings)
