@@ -41,8 +41,10 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def start_process_group(config: EngineConfig) -> torch.device:
-    """Joins the launcher's process group, or makes one of a single process. Returns this rank's device."""
+    """Joins the launcher's process group, or makes one of a single process. Returns this rank's device. How exact the
+    products of fp32 matrices are holds for the whole process."""
     deepspeed_logger.setLevel(logging.ERROR)
+    torch.set_float32_matmul_precision(config.matmul_precision)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
