@@ -28,8 +28,8 @@ class EngineConfig(Settings):
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Of products of fp32 matrices, as torch calls it: TF32 on a GPU from `high` on, bf16 with fp32 sums on a CPU that has
-    such instructions (AMX) under `medium`; elsewhere fp32. Everything between products stays fp32."""
+    """Of products of fp32 matrices, as torch calls it: TF32 on a GPU from `high` on, bf16 with fp32 sums on a CPU that
+    has such instructions (AMX) under `medium`; elsewhere fp32. Everything between products stays fp32."""
     activation_checkpointing: bool = False
     activation_offload: bool = False
     """Keep what activation checkpointing saves, a layer's input each, in host memory instead of the GPU's."""

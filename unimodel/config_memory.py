@@ -20,7 +20,10 @@ class RecurrentConfig(Settings):
     """Tokens that pass from segment to segment (RMT, arXiv 2207.06881)."""
 
     kind: Literal["recurrent"]
+    by: Literal["slot", "patch"] = "slot"
+    """patch: as many as a picture has patches, each at its place in it."""
     tokens: PositiveInt = 8
+    """By slot."""
 
 
 class FastWeightConfig(Settings):

@@ -19,14 +19,15 @@ from unimodel.vocabulary import Modality
 SIDE, STEPS, TOKENS = 4, 2, 128
 WINDOW = {"kind": "window", "frames": 3}
 RECURRENT = {"kind": "recurrent", "tokens": 3}
+BY_PATCH = {"kind": "recurrent", "by": "patch"}
 FASTWEIGHT = {"kind": "fastweight", "tokens": 3, "heads": 2, "head_dim": 8}
 MOMENTUM = FASTWEIGHT | {"momentum": True}
 COMPRESSED = {"kind": "compressed", "levels": [[1, 1], [2, 2], [2, 4]]}
 EPISODIC = {"kind": "episodic", "capacity_frames": 6, "recalled_frames": 2, "key_dim": 8}
 BY_POSE = {"kind": "episodic", "by": "pose", "capacity_frames": 6, "recalled_frames": 2}
 COMPOSED = [WINDOW, RECURRENT, FASTWEIGHT, EPISODIC]
-EACH = [[WINDOW], [RECURRENT], [FASTWEIGHT], [MOMENTUM], [COMPRESSED], [EPISODIC], [BY_POSE], COMPOSED]
-NAMES = ["window", "recurrent", "fastweight", "momentum", "compressed", "episodic", "by_pose", "composed"]
+EACH = [[WINDOW], [RECURRENT], [BY_PATCH], [FASTWEIGHT], [MOMENTUM], [COMPRESSED], [EPISODIC], [BY_POSE], COMPOSED]
+NAMES = ["window", "recurrent", "by_patch", "fastweight", "momentum", "compressed", "episodic", "by_pose", "composed"]
 each_memory = pytest.mark.parametrize("mechanisms", EACH, ids=NAMES)
 
 

@@ -15,7 +15,7 @@ from unimodel.config_memory import (
     WindowConfig,
 )
 from unimodel.memory.by_pose import PoseMemory
-from unimodel.memory.compressed import CompressedMemory, Level
+from unimodel.memory.compressed import CompressedMemory, Level, patch_places
 from unimodel.memory.episodic import EpisodicMemory
 from unimodel.memory.fastweight import FastWeightMemory
 from unimodel.memory.memory import Memory, Span
@@ -56,7 +56,9 @@ def _build(
         case WindowConfig():
             return CompressedMemory((Level(config.frames, 1),), grid, dim, scale)
         case RecurrentConfig():
-            return RecurrentMemory(config.tokens, dim, scale)
+            if config.by == "patch":
+                return RecurrentMemory(patch_places(*grid, 1, torch.device("cpu")), True, dim, scale)
+            return RecurrentMemory(torch.zeros(2, config.tokens, dtype=torch.int64), False, dim, scale)
         case FastWeightConfig():
             return FastWeightMemory(config.tokens, config.heads, config.head_dim, config.momentum, dim, scale)
         case CompressedConfig():

@@ -15,7 +15,7 @@ from unimodel.config_memory import EpisodicConfig
 from unimodel.memory.compressed import patch_places
 from unimodel.memory.episodic import places_in_ring, with_placed
 from unimodel.memory.poses import apart, moved, seen_from
-from unimodel.memory.protocol import Embed, Prefix, Segment, nothing_asked
+from unimodel.memory.protocol import Embed, Prefix, Question, Segment, nothing_asked
 from unimodel.memory.state import State
 from unimodel.tokenizers.odometer import Odometer
 
@@ -96,7 +96,7 @@ class PoseMemory(nn.Module):
             shown=found.repeat_interleave(self._codes, dim=1),
         )
 
-    def ask(self, state: State) -> Tensor:
+    def ask(self, state: State) -> Question:
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unimodel.layout import GRID_SPACING
-from unimodel.memory.protocol import Embed, Prefix, Segment, nothing_asked
+from unimodel.memory.protocol import Embed, Prefix, Question, Segment, nothing_asked
 from unimodel.memory.state import State
 
 
@@ -75,7 +75,7 @@ class CompressedMemory(nn.Module):
             torch.cat([part.shown for part in parts], dim=1),
         )
 
-    def ask(self, state: State) -> Tensor:
+    def ask(self, state: State) -> Question:
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

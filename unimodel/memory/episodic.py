@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unimodel.memory.compressed import patch_places
-from unimodel.memory.protocol import Embed, Prefix, Segment, nothing_asked
+from unimodel.memory.protocol import Embed, Prefix, Question, Segment, nothing_asked
 from unimodel.memory.state import State
 
 SHARPNESS = 4.0
@@ -90,7 +90,7 @@ class EpisodicMemory(nn.Module):
             shown=torch.cat([is_known, fit.isfinite().repeat_interleave(self._codes, dim=1)], dim=1),
         )
 
-    def ask(self, state: State) -> Tensor:
+    def ask(self, state: State) -> Question:
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unimodel.memory.delta_rule import scan, scan_with_momentum, steady_rate
-from unimodel.memory.protocol import Embed, Prefix, Segment, nothing_asked
+from unimodel.memory.protocol import Embed, Prefix, Question, Segment, nothing_asked
 from unimodel.memory.state import State
 
 SLOW_DECAY = -7.0
@@ -69,7 +69,7 @@ class FastWeightMemory(nn.Module):
             shown=torch.ones(rows, self.prefix_places, dtype=torch.bool, device=matrix.device),
         )
 
-    def ask(self, state: State) -> Tensor:
+    def ask(self, state: State) -> Question:
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

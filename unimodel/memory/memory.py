@@ -23,7 +23,7 @@ from unimodel.backbone.model import Backbone
 from unimodel.backbone.positions import reading_index
 from unimodel.batch import PADDING_DOCUMENT, PackedBatch
 from unimodel.layout import CAUSAL, CLEAN
-from unimodel.memory.protocol import UNKNOWN, Mechanism, Prefix, Segment
+from unimodel.memory.protocol import UNKNOWN, Mechanism, Prefix, Question, Segment, nothing_asked
 from unimodel.memory.state import State, choose, detach, named, part_of
 from unimodel.vocabulary import Modality
 
@@ -94,10 +94,14 @@ class Memory(nn.Module):
             torch.cat([part.shown for part in parts], dim=1),
         )
 
-    def ask(self, state: State) -> Tensor:
-        """[rows, asked_places, dim] what stands behind the next segment."""
-        asked = [each.ask(part_of(state, name)) for name, each in self._each()]
-        return torch.cat([self._nothing(state).embeds, *asked], dim=1)
+    def ask(self, state: State) -> Question:
+        """What stands behind the next segment."""
+        asked = [nothing_asked(state, self._dim), *(each.ask(part_of(state, name)) for name, each in self._each())]
+        return Question(
+            torch.cat([each.embeds for each in asked], dim=1),
+            torch.cat([each.grid for each in asked], dim=1),
+            torch.cat([each.time for each in asked]),
+        )
 
     def write(self, segment: Segment, state: State) -> State:
         """What is known after a segment."""
@@ -151,30 +155,33 @@ class Memory(nn.Module):
         tokens = own + nn.functional.rms_norm(embeds, own.shape[-1:]).to(own.dtype)
         return self._segment(part, tokens, asked), own
 
-    def surround(self, prefix: Prefix, asked: Tensor, part: PackedBatch, backbone: Backbone) -> Surrounding:
-        """Positions go on from the prefix into the segment, whose own begin at 0 as those of any window; questions
-        stand behind the longest segment there can be."""
+    def surround(self, prefix: Prefix, asked: Question, part: PackedBatch, backbone: Backbone) -> Surrounding:
+        """Positions go on from the prefix into the segment, whose own begin at 0 as those of any window, and from its
+        last clean token into the questions."""
         rows, length = part.document.shape
-        before, after, device = prefix.embeds.shape[1], asked.shape[1], part.document.device
+        before, after, device = prefix.embeds.shape[1], asked.embeds.shape[1], part.document.device
         document = part.document[:, :1]
+        own = reading_index(part.document, part.stream)
+        is_there = (part.stream == CLEAN) & (part.document != PADDING_DOCUMENT)
+        end = before + 1 + own.masked_fill(~is_there, -1).amax(dim=1, keepdim=True)
         index = torch.cat(
             [
                 torch.arange(before, device=device).expand(rows, -1),
-                before + reading_index(part.document, part.stream),
-                (before + self.span.tokens + torch.arange(after, device=device)).expand(rows, -1),
+                before + own,
+                end + torch.arange(after, device=device),
             ],
             dim=1,
         )
         shifted = part.position_ids + before * (part.position_ids.new_tensor([1, 0, 0])[:, None, None])
-        corner = index.new_zeros(2, rows, after)
-        grid = torch.cat([prefix.grid[:, None].expand(2, rows, before), shifted[1:], corner], dim=2)
-        time = torch.cat([index[:, :before], shifted[0], index[:, before + length :]], dim=1)
+        sides = [grid[:, None].expand(2, rows, -1) for grid in (prefix.grid, asked.grid)]
+        grid = torch.cat([sides[0], shifted[1:], sides[1]], dim=2)
+        time = torch.cat([index[:, :before], shifted[0], end + asked.time], dim=1)
         free = part.block.max(dim=1, keepdim=True).values + 1
         block = torch.where(prefix.blocks == CAUSAL, CAUSAL, free + prefix.blocks)
         last = free + 1 + max([-1, *prefix.blocks.tolist()])
         clean = torch.full_like(document, CLEAN)
         return Surrounding(
-            torch.cat([prefix.embeds, backbone.embed(part.input_ids), asked], dim=1),
+            torch.cat([prefix.embeds, backbone.embed(part.input_ids), asked.embeds], dim=1),
             torch.stack([index, time, *grid]),
             torch.cat(
                 [torch.where(prefix.shown, document, PADDING_DOCUMENT), part.document, document.expand(-1, after)],

@@ -45,6 +45,20 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """Places behind a segment, which see all of it and each other, and which nothing sees.
+
+    embeds  [rows, places, dim]
+    grid    int64 [2, places] height and width of each, as patches have them
+    time    int64 [places] from the end of the segment on; patches of one picture have the same
+    """
+
+    embeds: Tensor
+    grid: Tensor
+    time: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A segment as the decoder has read it, the noisy copies left aside.
 
@@ -91,8 +105,8 @@ class Mechanism(Protocol):
 
     def read(self, state: State, embed: Embed) -> Prefix: ...
 
-    def ask(self, state: State) -> Tensor:
-        """[rows, asked_places, dim] what stands behind the segment."""
+    def ask(self, state: State) -> Question:
+        """What stands behind the segment, of `asked_places`."""
         ...
 
     def write(self, segment: Segment, state: State) -> State:
@@ -100,7 +114,8 @@ class Mechanism(Protocol):
         ...
 
 
-def nothing_asked(state: State, dim: int) -> Tensor:
-    """[rows, 0, dim] for a memory that has no question."""
+def nothing_asked(state: State, dim: int) -> Question:
+    """Of a memory that has no question."""
     some = next(iter(state.values()))
-    return torch.zeros(some.shape[0], 0, dim, device=some.device)
+    nowhere = torch.zeros(0, dtype=torch.int64, device=some.device)
+    return Question(torch.zeros(some.shape[0], 0, dim, device=some.device), nowhere.expand(2, 0), nowhere)

@@ -3,6 +3,9 @@
 They stand in front of a segment; behind it stand as many questions, which see all of it, and what the decoder makes of
 these is the next memory. RMT hands that on as it is. Here a gate decides for every number of every token how much of
 the old stays (as in a GRU): what was seen many segments ago need not pass the whole decoder once for each of them.
+
+By patch, there is a token for every patch of a picture, at its place in it, and the questions stand where the next
+frame would: what is remembered lies where it was seen, and can move on while it is not.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unimodel.memory.protocol import Embed, Prefix, Segment
+from unimodel.memory.protocol import Embed, Prefix, Question, Segment
 from unimodel.memory.state import State
 
 KEEPING_BIAS = 1.0
@@ -20,10 +23,17 @@ KEEPING_BIAS = 1.0
 class RecurrentMemory(nn.Module):
     """State: `tokens` [rows, tokens, dim]."""
 
-    def __init__(self, tokens: int, dim: int, scale: float) -> None:
-        """`scale` is the standard deviation of the decoder's embeddings, beside which the tokens stand."""
+    places: Tensor
+    times: Tensor
+
+    def __init__(self, places: Tensor, is_picture: bool, dim: int, scale: float) -> None:
+        """One token for each of `places`, int64 [2, tokens] height and width, which are those of one picture or none.
+        `scale` is the standard deviation of the decoder's embeddings, beside which the tokens stand."""
         super().__init__()
+        tokens = places.shape[1]
         self.prefix_places = self.asked_places = tokens
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("times", torch.arange(tokens) * (not is_picture), persistent=False)
         self.embed_slots = nn.Embedding(tokens, dim)
         self.embed_questions = nn.Embedding(tokens, dim)
         self.norm = nn.RMSNorm(dim)
@@ -45,14 +55,15 @@ class RecurrentMemory(nn.Module):
         number = torch.arange(self.prefix_places, device=tokens.device)
         return Prefix(
             embeds=self.embed_slots(number) + self.norm(tokens),
-            grid=torch.zeros(2, self.prefix_places, dtype=torch.int64, device=tokens.device),
+            grid=self.places,
             blocks=torch.zeros_like(number),
             shown=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device),
         )
 
-    def ask(self, state: State) -> Tensor:
+    def ask(self, state: State) -> Question:
         tokens = state["tokens"]
-        return self.embed_questions(torch.arange(self.asked_places, device=tokens.device)) + self.norm(tokens)
+        questions = self.embed_questions(torch.arange(self.asked_places, device=tokens.device))
+        return Question(questions + self.norm(tokens), self.places, self.times)
 
     def write(self, segment: Segment, state: State) -> State:
         old = state["tokens"]
