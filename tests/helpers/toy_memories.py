@@ -39,7 +39,9 @@ def remembering(
     values = {"segment_frames": STEPS, "segment_tokens": TOKENS, "mechanisms": mechanisms} | settings
     config = MemoryConfig.model_validate_json(json.dumps(values))
     backbone = tiny_backbone()
-    backbone.memory = build_memory(config, (side, side), 32, 0.1, seed=1, odometer=odometer or toy_odometer(side))
+    hidden_id = VOCABULARY.mask(Modality.IMAGE)
+    odometer = odometer or toy_odometer(side)
+    backbone.memory = build_memory(config, (side, side), 32, 0.1, 1, hidden_id, odometer)
     return backbone.eval()
 
 

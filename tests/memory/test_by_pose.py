@@ -216,6 +216,6 @@ def test_settings_that_cannot_be_are_refused(odometer: Odometer) -> None:
     with pytest.raises(ValueError, match=r"must hold the frames of the window \(5\), which are not recalled"):
         remembering([WINDOW | {"frames": 5}, BY_POSE])
     with pytest.raises(ValueError, match="needs an odometer.*unimodel tokenizer train"):
-        build_memory(MemoryConfig(mechanisms=(EpisodicConfig(kind="episodic", by="pose"),)), (4, 4), 32, 0.1, seed=1)
+        build_memory(MemoryConfig(mechanisms=(EpisodicConfig(kind="episodic", by="pose"),)), (4, 4), 32, 0.1, 1, 0)
     with pytest.raises(ValueError, match="by"):
         EpisodicConfig.model_validate({"kind": "episodic", "by": "place"})

@@ -1,10 +1,12 @@
 """What went on while nobody looked: a memory beside the same one that stands still meanwhile.
 
 Only in the world of hidden balls is it known what moves and when it is out of sight. Held-out episodes are read segment
-by segment, every frame asked for after the real ones before it; judged are the tokens that changed since their place
-was last in the picture, where at least one whole segment between showed nothing of what moves.
+by segment, every frame asked for after the real ones before it; judged are looks at a place that was last in the
+picture before a whole segment that showed nothing of what moves, where it has changed since.
 
-    hidden evolution    of these tokens, the share shown as they are now
+    hidden evolution    share of these looks in which everything that ever moves there is shown as it is now
+
+All at once, and where nothing is as well: whoever shows a thing wherever it may be is wrong, and so is an empty place.
 
 The frozen memory is not written by segments that show nothing of what moves: it knows how things were, and is not told
 that time has passed. What knows nothing at all is the same model with an empty memory.
@@ -40,14 +42,15 @@ from unimodel.vocabulary import Modality
 HIDDEN = "hidden evolution"
 FROZEN = "the same memory, which stands still while nothing is seen"
 ENOUGH = 20
-"""Tokens that say something."""
+"""Looks that say something."""
 
 
 class Asked(NamedTuple):
-    """Of an episode of T steps: bool [T, codes] the tokens that changed unseen, and bool [segments] which segments show
-    anything of what moves."""
+    """Of an episode of T steps: bool [T] looks at what changed unseen, bool [T, codes] what ever moves in the picture
+    from there, and bool [segments] which segments show anything of it."""
 
-    changed: np.ndarray
+    looks: np.ndarray
+    moving: np.ndarray
     sees: np.ndarray
 
 
@@ -62,7 +65,7 @@ def evaluate_unseen(loaded: LoadedRun, held_out: HeldOut, findings: Findings) ->
     asked = [
         ask_unseen(*pair, settings.segment_frames) for pair in zip(held_out.episodes, held_out.tokens, strict=True)
     ]
-    counts = np.array([float(one.changed.sum()) for one in asked])
+    counts = np.array([float(one.looks.sum()) for one in asked])
     if counts.sum() < ENOUGH:
         return
     writing = {"ours": np.ones_like, "frozen": np.copy, "empty": np.zeros_like}
@@ -90,19 +93,23 @@ def ask_unseen(episode: Episode, tokens: TokenisedEpisode, segment_frames: int) 
     sees = np.array([shows[first : first + segment_frames + 1].any() for first in starts], dtype=bool)
     blind = [first for first, some in zip(starts, sees, strict=True) if not some]
     codes = tokens.frames.reshape(last + 1, -1)
-    changed = np.zeros((last, codes.shape[1]), dtype=bool)
+    looks, moving = np.zeros(last, dtype=bool), np.zeros((last, codes.shape[1]), dtype=bool)
     for before, now in revisits(episode.poses, 0).tolist():
-        if shows[now] and any(before < first and first + segment_frames < now for first in blind):
-            changed[now - 1] = codes[before] != codes[now]
-    return Asked(changed, sees)
+        if not shows[now]:
+            continue
+        from_here = codes[(episode.poses == episode.poses[now]).all(axis=1)]
+        moving[now - 1] = (from_here != from_here[0]).any(axis=0)
+        is_unseen = any(before < first and first + segment_frames < now for first in blind)
+        looks[now - 1] = is_unseen and (codes[before] != codes[now]).any()
+    return Asked(looks, moving, sees)
 
 
 @torch.no_grad()
 def right_unseen(
     loaded: LoadedRun, episodes: Sequence[TokenisedEpisode], asked: Sequence[Asked], writes: Sequence[np.ndarray]
 ) -> list[int]:
-    """Of every episode, how many of the tokens asked for are right, when the segments write that bool `writes`
-    [episodes][segments] tells."""
+    """Of every episode, how many looks are right, when the segments write that bool `writes` [episodes][segments]
+    tells."""
     settings = loaded.config.stages[loaded.stage].memory
     assert settings is not None
     length, right = settings.segment_tokens, []
@@ -117,7 +124,8 @@ def right_unseen(
             target = batch.target[row]
             is_code = (target >= images.start) & (target < images.stop)
             shown = loaded.backbone.logits(hidden[row, is_code], images).argmax(-1) + images.start == target[is_code]
-            right.append(int(shown.cpu().numpy().reshape(one.changed.shape)[one.changed].sum()))
+            is_right = np.logical_or(shown.cpu().numpy().reshape(one.moving.shape), ~one.moving)
+            right.append(int(is_right[one.looks].all(axis=1).sum()))
     return right
 
 

@@ -29,10 +29,12 @@ def build_memory(
     dim: int,
     scale: float,
     seed: int,
+    hidden_id: int,
     odometer: Odometer | None = None,
 ) -> Memory:
     """A memory beside a decoder of width `dim` whose embeddings have the standard deviation `scale`, for pictures of
-    `grid` patches, with weights drawn from `seed`; the `odometer` is for one that recalls by pose.
+    `grid` patches, with weights drawn from `seed`. `hidden_id` stands for a code of theirs that is to be foretold; the
+    `odometer` is for a memory that recalls by pose.
 
     Raises ValueError for pictures that a mechanism cannot cut up, a capacity that is too small, or where an odometer is
     needed and there is none, or one of other pictures.
@@ -40,7 +42,9 @@ def build_memory(
     span = Span(config.segment_tokens, config.segment_frames + 1, config.truncation_segments, config.dropout_fraction)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        mechanisms = {each.kind: _build(each, config, grid, dim, scale, odometer) for each in config.mechanisms}
+        mechanisms = {
+            each.kind: _build(each, config, grid, dim, scale, hidden_id, odometer) for each in config.mechanisms
+        }
     return Memory(mechanisms, span, grid[0] * grid[1], dim)
 
 
@@ -50,6 +54,7 @@ def _build(
     grid: tuple[int, int],
     dim: int,
     scale: float,
+    hidden_id: int,
     odometer: Odometer | None,
 ) -> nn.Module:
     match config:
@@ -57,8 +62,8 @@ def _build(
             return CompressedMemory((Level(config.frames, 1),), grid, dim, scale)
         case RecurrentConfig():
             if config.by == "patch":
-                return RecurrentMemory(patch_places(*grid, 1, torch.device("cpu")), True, dim, scale)
-            return RecurrentMemory(torch.zeros(2, config.tokens, dtype=torch.int64), False, dim, scale)
+                return RecurrentMemory(patch_places(*grid, 1, torch.device("cpu")), hidden_id, dim, scale)
+            return RecurrentMemory(torch.zeros(2, config.tokens, dtype=torch.int64), None, dim, scale)
         case FastWeightConfig():
             return FastWeightMemory(config.tokens, config.heads, config.head_dim, config.momentum, dim, scale)
         case CompressedConfig():

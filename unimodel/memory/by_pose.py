@@ -96,7 +96,8 @@ class PoseMemory(nn.Module):
             shown=found.repeat_interleave(self._codes, dim=1),
         )
 
-    def ask(self, state: State) -> Question:
+    def ask(self, state: State, embed: Embed) -> Question:
+        del embed
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

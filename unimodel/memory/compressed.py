@@ -75,7 +75,8 @@ class CompressedMemory(nn.Module):
             torch.cat([part.shown for part in parts], dim=1),
         )
 
-    def ask(self, state: State) -> Question:
+    def ask(self, state: State, embed: Embed) -> Question:
+        del embed
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

@@ -90,7 +90,8 @@ class EpisodicMemory(nn.Module):
             shown=torch.cat([is_known, fit.isfinite().repeat_interleave(self._codes, dim=1)], dim=1),
         )
 
-    def ask(self, state: State) -> Question:
+    def ask(self, state: State, embed: Embed) -> Question:
+        del embed
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

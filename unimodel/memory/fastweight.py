@@ -69,7 +69,8 @@ class FastWeightMemory(nn.Module):
             shown=torch.ones(rows, self.prefix_places, dtype=torch.bool, device=matrix.device),
         )
 
-    def ask(self, state: State) -> Question:
+    def ask(self, state: State, embed: Embed) -> Question:
+        del embed
         return nothing_asked(state, self._dim)
 
     def write(self, segment: Segment, state: State) -> State:

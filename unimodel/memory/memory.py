@@ -94,9 +94,10 @@ class Memory(nn.Module):
             torch.cat([part.shown for part in parts], dim=1),
         )
 
-    def ask(self, state: State) -> Question:
+    def ask(self, state: State, backbone: Backbone) -> Question:
         """What stands behind the next segment."""
-        asked = [nothing_asked(state, self._dim), *(each.ask(part_of(state, name)) for name, each in self._each())]
+        asked = [nothing_asked(state, self._dim)]
+        asked += [each.ask(part_of(state, name), backbone.embed) for name, each in self._each()]
         return Question(
             torch.cat([each.embeds for each in asked], dim=1),
             torch.cat([each.grid for each in asked], dim=1),
@@ -148,7 +149,7 @@ class Memory(nn.Module):
     def pass_segment(self, backbone: Backbone, part: PackedBatch, state: State) -> tuple[Segment, Tensor]:
         """A segment, one to a row of `part`, read with what is remembered: what to write of it, and the hidden states
         [rows, length, dim] of its places."""
-        around = self.surround(self.read(state, backbone), self.ask(state), part, backbone)
+        around = self.surround(self.read(state, backbone), self.ask(state, backbone), part, backbone)
         hidden = backbone.hidden_of(*around[:5])
         own, asked = hidden[:, around.begin : around.end], hidden[:, around.end :]
         embeds = around.embeds[:, around.begin : around.end]

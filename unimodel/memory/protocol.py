@@ -105,7 +105,7 @@ class Mechanism(Protocol):
 
     def read(self, state: State, embed: Embed) -> Prefix: ...
 
-    def ask(self, state: State) -> Question:
+    def ask(self, state: State, embed: Embed) -> Question:
         """What stands behind the segment, of `asked_places`."""
         ...
 

@@ -13,6 +13,7 @@ from unimodel.memory.build import build_memory
 from unimodel.run_folder import RunFolder
 from unimodel.tokenizers.bundle import TokenizerBundle
 from unimodel.tokenizers.tokenised_shards import read_shape
+from unimodel.vocabulary import Modality
 
 
 def build_stage_model(config: RunConfig, stage: StageConfig, bundle: TokenizerBundle, run: RunFolder) -> Backbone:
@@ -29,4 +30,5 @@ def build_stage_model(config: RunConfig, stage: StageConfig, bundle: TokenizerBu
         raise ValueError(f"source '{source}' has no pictures, which a memory keeps: leave `memory` out")
     table = cast(nn.Embedding, decoder.get_input_embeddings()).weight.detach()
     grid, dim, scale = (shape.rows, shape.columns), table.shape[1], float(table.std())
-    return Backbone(decoder, build_memory(stage.memory, grid, dim, scale, config.seed, bundle.odometer))
+    hidden_id = bundle.vocabulary.mask(Modality.IMAGE)
+    return Backbone(decoder, build_memory(stage.memory, grid, dim, scale, config.seed, hidden_id, bundle.odometer))
