@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 PADDED_MULTIPLE = 128
+UNKNOWN = -1
+"""No id of anything."""
 
 
 class Modality(IntEnum):

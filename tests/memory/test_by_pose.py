@@ -26,14 +26,13 @@ from unimodel.config_objectives import TeacherForcingConfig
 from unimodel.memory.build import build_memory
 from unimodel.memory.by_pose import RESOLUTION, PoseMemory
 from unimodel.memory.poses import apart, moved
-from unimodel.memory.protocol import UNKNOWN
 from unimodel.memory.state import State, part_of
 from unimodel.objectives.asked import ask_everything
 from unimodel.objectives.corruption import corrupt
 from unimodel.tokenizers.odometer import Odometer
 from unimodel.tokenizers.train_odometer import train_odometer
 from unimodel.tokenizers.unified import TokenisedEpisode
-from unimodel.vocabulary import Modality
+from unimodel.vocabulary import UNKNOWN, Modality
 
 STEPS, CAPACITY = 4, 20
 CPU = torch.device("cpu")

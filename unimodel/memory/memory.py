@@ -23,9 +23,9 @@ from unimodel.backbone.model import Backbone
 from unimodel.backbone.positions import reading_index
 from unimodel.batch import PADDING_DOCUMENT, PackedBatch
 from unimodel.layout import CAUSAL, CLEAN
-from unimodel.memory.protocol import UNKNOWN, Mechanism, Prefix, Question, Segment, nothing_asked
+from unimodel.memory.protocol import Mechanism, Prefix, Question, Segment, nothing_asked
 from unimodel.memory.state import State, choose, detach, named, part_of
-from unimodel.vocabulary import Modality
+from unimodel.vocabulary import UNKNOWN, Modality
 
 COUNT = "segments"
 HASH = 2654435761

@@ -21,9 +21,6 @@ from torch import Tensor
 
 from unimodel.memory.state import State
 
-UNKNOWN = -1
-"""No id of anything."""
-
 Embed = Callable[[Tensor], Tensor]
 """The decoder's table: ids [...] -> [..., dim]."""
 

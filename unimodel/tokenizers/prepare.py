@@ -34,8 +34,8 @@ from unimodel.tokenizers.text import train_text_tokenizer
 from unimodel.tokenizers.train_audio import train_audio_tokenizer
 from unimodel.tokenizers.train_image import train_image_tokenizer
 from unimodel.tokenizers.train_latent_action import train_latent_actions
-from unimodel.tokenizers.train_odometer import STEPS, UNKNOWN, Walk, train_odometer
-from unimodel.vocabulary import Modality
+from unimodel.tokenizers.train_odometer import STEPS, Walk, train_odometer
+from unimodel.vocabulary import UNKNOWN, Modality
 
 TOKENIZER_EPISODES = 1000
 """Episodes whose frames and captions the tokenizers are fitted to; more change nothing on grid worlds."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_pipelines.stream.randomness import keyed_generator
 from unimodel.tokenizers.odometer import Odometer, OdometerShape
-from unimodel.vocabulary import Modality, Vocabulary
+from unimodel.vocabulary import UNKNOWN, Modality, Vocabulary
 
 MOST_MOVES = 256
 ROUNDED = 1000
@@ -25,8 +25,6 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 20
 HIDDEN_FRACTION = 0.05
 """Of the codes, in training: frames that a model has drawn are not right in every one."""
-UNKNOWN = -1
-"""No id of anything."""
 
 
 @dataclass(frozen=True, slots=True)
