@@ -1,8 +1,9 @@
-"""Balls that go on while nobody looks: `data_pipelines.sources.balls:HiddenBalls-v0`.
+"""Balls that go on while nobody looks: `data_pipelines.sources.balls:HiddenBalls-v0` and `Carousel-v0`.
 
-Two balls move along two rails at every step, whatever the agent does: one to and fro, one round and round. An agent
-that turns away sees neither. What it finds when it looks again follows from what it saw before and how long it was
-away: it cannot be copied from any earlier picture, only carried on.
+Two balls move along two rails at every step, whatever the agent does: one to and fro, one round and round, either way.
+On the carousel both go round, the upper to the right and the lower to the left, so that one picture tells where to. An
+agent that turns away sees neither. What it finds when it looks again follows from what it saw before and how long it
+was away: it cannot be copied from any earlier picture, only carried on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from data_pipelines.sources.grid_view import TILE, cells_before, drawn, flat_tile
 from data_pipelines.sources.walking import FORWARD, TURN_LEFT, TURN_RIGHT, UP, Pose, after
 
-ENVIRONMENT = f"{__name__}:HiddenBalls-v0"
+ENVIRONMENTS = tuple(f"{__name__}:{name}" for name in ("HiddenBalls-v0", "Carousel-v0"))
 ACTIONS = ("left", "right", "forward", "wait")
 WAIT = ACTIONS.index("wait")
 RAILS = (1, 2)
@@ -40,8 +41,8 @@ class HiddenBalls(gymnasium.Env[np.ndarray, np.int64]):
     action_space = gymnasium.spaces.Discrete(len(ACTIONS))
     mission = "know where the balls are"
 
-    def __init__(self, view_cells: int = VIEW_CELLS) -> None:
-        self.view_cells = view_cells
+    def __init__(self, view_cells: int = VIEW_CELLS, is_carousel: bool = False) -> None:
+        self.view_cells, self._is_carousel = view_cells, is_carousel
         self.observation_space = gymnasium.spaces.Box(0, 255, (view_cells * TILE, view_cells * TILE, 3), np.uint8)
         self._state, self._phases, self._forward, self._colours = BallsState((0, 0, 0), 0), (0, 0), True, (0, 1)
 
@@ -64,7 +65,7 @@ class HiddenBalls(gymnasium.Env[np.ndarray, np.int64]):
         of less than MIN_VIEW_CELLS."""
         super().reset(seed=seed)
         if self.view_cells < MIN_VIEW_CELLS:
-            raise ValueError(f"HiddenBalls-v0 cannot hide with view_cells {self.view_cells}: {MIN_VIEW_CELLS} or more")
+            raise ValueError(f"balls cannot hide with view_cells {self.view_cells}: {MIN_VIEW_CELLS} or more")
         rng, length = self.np_random, self.view_cells
         self._phases = int(rng.integers(2 * length - 2)), int(rng.integers(length))
         self._forward = bool(rng.integers(2))
@@ -84,6 +85,8 @@ class HiddenBalls(gymnasium.Env[np.ndarray, np.int64]):
     def columns_at(self, step: int) -> tuple[int, int]:
         """Where the two balls are after so many steps: the rule of this world."""
         length, (swing, turn) = self.view_cells, self._phases
+        if self._is_carousel:
+            return 1 + (swing + step) % length, 1 + (turn - step) % length
         at = (swing + step) % (2 * length - 2)
         return 1 + min(at, 2 * length - 2 - at), 1 + (turn + (step if self._forward else -step)) % length
 
@@ -126,3 +129,4 @@ def _tiles() -> np.ndarray:
 
 TILES = _tiles()
 gymnasium.register("HiddenBalls-v0", f"{__name__}:HiddenBalls")
+gymnasium.register("Carousel-v0", f"{__name__}:HiddenBalls", kwargs={"is_carousel": True})

@@ -100,7 +100,7 @@ class LoopsPolicy(_PolicySettings):
 
 
 class LookAwayPolicy(_PolicySettings):
-    """Looks at balls, turns away for a while, and looks again. For `data_pipelines.sources.balls:HiddenBalls-v0`."""
+    """Looks at balls, turns away for a while, and looks again. For `data_pipelines.sources.balls`."""
 
     kind: Literal["look_away"]
     seen_steps: Steps = (2, 8)

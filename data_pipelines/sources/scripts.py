@@ -166,7 +166,7 @@ def look_away_script(play: Play, policy: LookAwayPolicy) -> Iterator[int]:
     """A quarter to one side and back, or once around when there is the time."""
     simulator = play.world.simulator
     if not isinstance(simulator, Environment) or not isinstance(simulator.own, HiddenBalls):
-        raise ValueError(_not_for("look_away", play, balls.ENVIRONMENT))
+        raise ValueError(_not_for("look_away", play, " and ".join(balls.ENVIRONMENTS)))
     yield from [WAIT] * (drawn(play.rng, policy.seen_steps) - 1)
     while True:
         away, turns = drawn(play.rng, policy.away_steps), [TURN_LEFT, TURN_RIGHT]

@@ -29,7 +29,7 @@ def steps_since_seen(episode: Episode) -> np.ndarray:
     """
     if episode.environment.startswith(MEMORY):
         return _since_cue(episode)
-    if episode.environment == balls.ENVIRONMENT:
+    if episode.environment in balls.ENVIRONMENTS:
         return since_last(shows_rails(episode))
     since = np.zeros(len(episode.frames), dtype=np.int64)
     pairs = revisits(episode.poses, 0)

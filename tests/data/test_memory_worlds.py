@@ -28,7 +28,8 @@ RECALLING = "data_pipelines.sources.recall:Recall-v0"
 RECALLING_TILES = "data_pipelines.sources.recall:RecallTiles-v0"
 SMALL, LARGE = "MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS13-v0"
 ROOMS, BALLS = "data_pipelines.sources.rooms:Rooms-3x3-v0", "data_pipelines.sources.balls:HiddenBalls-v0"
-SIZES = {RECALLING: 16, RECALLING_TILES: 16, ROOMS: 40, BALLS: 40}
+CAROUSEL = "data_pipelines.sources.balls:Carousel-v0"
+SIZES = {RECALLING: 16, RECALLING_TILES: 16, ROOMS: 40, BALLS: 40, CAROUSEL: 40}
 
 
 @pytest.mark.parametrize("environment", SIZES)
@@ -240,6 +241,19 @@ def test_balls_move_by_their_rules_whether_they_are_seen_or_not(view_cells: int)
             assert here[0] == _to_and_fro(earlier[0], there[0], gone, length)
             assert here[1] == (there[1] + gone * (there[1] - earlier[1])) % length
     assert judged > 100 and max(hidden) > 20
+
+
+def test_a_carousel_turns_one_way_above_and_the_other_below_seen_or_not() -> None:
+    length, hidden = 5, []
+    policy = {"kind": "look_away", "seen_steps": [1, 3], "away_steps": [1, 40]}
+    for episode in played(CAROUSEL, *range(4), max_steps=200, image_size=8 * length, **policy):
+        since = steps_since_seen(episode)
+        places = [_columns(frame, length) for frame in episode.frames]
+        for here, there, gone in ((places[t], places[t - since[t]], since[t]) for t in np.flatnonzero(since)):
+            if here is not None and there is not None:
+                assert here == ((there[0] + gone) % length, (there[1] - gone) % length)
+                hidden.append(gone)
+    assert len(hidden) > 100 and max(hidden) > 20
 
 
 def _columns(frame: np.ndarray, length: int) -> tuple[int, int] | None:

@@ -67,7 +67,7 @@ def _round(seed: int, length: int, steps: int, changes: bool = False) -> tuple[E
     key, frames = f"round-{seed}", paint(codes)
     episode = Episode(
         key, frames, np.zeros(steps, np.int64), np.zeros(steps, np.float32), np.zeros(steps, bool),
-        poses.astype(np.int64), "", ("",) * (steps + 1), balls.ENVIRONMENT if changes else "rounds", seed, 2,
+        poses.astype(np.int64), "", ("",) * (steps + 1), balls.ENVIRONMENTS[0] if changes else "rounds", seed, 2,
     )  # fmt: skip
     real = Frames(codes[CONTEXT_FRAMES:], frames[CONTEXT_FRAMES:])
     given = Frames(codes[CONTEXT_FRAMES - 1], frames[CONTEXT_FRAMES - 1])

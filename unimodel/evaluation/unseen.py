@@ -60,7 +60,7 @@ def evaluate_unseen(loaded: LoadedRun, held_out: HeldOut, findings: Findings) ->
     memory = loaded.backbone.memory
     if settings is None or not isinstance(memory, Memory) or not memory.mechanisms:
         return
-    if any(episode.environment != balls.ENVIRONMENT for episode in held_out.episodes):
+    if any(episode.environment not in balls.ENVIRONMENTS for episode in held_out.episodes):
         return
     asked = [
         ask_unseen(*pair, settings.segment_frames) for pair in zip(held_out.episodes, held_out.tokens, strict=True)

@@ -107,8 +107,10 @@ def score_half_life(answers: Mapping[str, Answers]) -> Score:
 def score_evolution(rollouts: Mapping[str, Sequence[Rollout]], episodes: Mapping[str, Episode], window: int) -> Score:
     """In the one world of which it is known that something goes on unseen. Showing it as it was scores 0, but what has
     left is gone for whoever knows nothing: the window alone is what a memory must beat."""
-    if not all(episode.environment == balls.ENVIRONMENT for episode in episodes.values()):
-        return not_measured(EVOLUTION, f"only of {balls.ENVIRONMENT} is it known what goes on out of sight")
+    if not all(episode.environment in balls.ENVIRONMENTS for episode in episodes.values()):
+        return not_measured(
+            EVOLUTION, f"only of {' and '.join(balls.ENVIRONMENTS)} is it known what goes on out of sight"
+        )
     found = {name: evolution_answers(some, episodes, window) for name, some in rollouts.items()}
     if found[MODEL].total < ENOUGH:
         return not_measured(EVOLUTION, "nothing has changed where the agent looks again")
