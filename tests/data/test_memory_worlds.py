@@ -291,7 +291,7 @@ def test_the_agent_of_the_balls_is_stopped_by_walls_and_rails() -> None:
     ("environment", "policy", "said"),
     [
         ("CartPole-v1", {"kind": "recall"}, "recall plays data_pipelines.sources.recall:Recall-v0 and not CartPole-v1"),
-        ("MiniGrid-Empty-16x16-v0", {"kind": "look_away"}, "look_away plays .*HiddenBalls-v0 and .*Carousel-v0 and not"),
+        ("MiniGrid-Empty-16x16-v0", {"kind": "look_away"}, "look_away plays .*Balls-v0 and .*Carousel-v0 and not"),
         (RECALLING, {"kind": "loops"}, "loops plays worlds that tell the pose"),
         (RECALLING, {"kind": "walk"}, "walk plays worlds with the actions left, right and forward"),
         (SMALL, {"kind": "memory"}, "always seen: set view_cells"),
