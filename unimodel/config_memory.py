@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from data_pipelines.settings import Fraction, PositiveFloat, Settings
 
@@ -83,7 +83,20 @@ class MemoryConfig(Settings):
     they are rare, hardly anything else says that remembering pays."""
     dropout_fraction: Fraction = 0.0
     """Share of segments, in training, that read an empty memory."""
+    hidden_start_fraction: Fraction = 0.0
+    """Share of segments, in training, whose first frame, which the segment before has as well, is hidden: a window made
+    shorter on purpose. What it showed must then come through the memory, which so is read from the first steps on."""
     mechanisms: tuple[MechanismConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _hides_from_none_that_keeps_frames(self) -> MemoryConfig:
+        keeping = [each.kind for each in self.mechanisms if not isinstance(each, (RecurrentConfig, FastWeightConfig))]
+        if self.hidden_start_fraction and keeping:
+            raise ValueError(
+                f"hidden_start_fraction hides frames, and '{keeping[0]}' would keep them hidden: it is for recurrent "
+                "and fastweight"
+            )
+        return self
 
     @property
     def recalls_by_pose(self) -> bool:

@@ -21,9 +21,10 @@ from unimodel.config import MixtureEntry, StageConfig
 from unimodel.config_memory import MemoryConfig
 from unimodel.objectives.corruption import added_tokens, corrupt, weigh_pictures
 from unimodel.objectives.policy import ask_agent
-from unimodel.objectives.segments import join_segments, num_segments
+from unimodel.objectives.segments import hide_first_picture, join_segments, num_segments
 from unimodel.tokenizers.tokenised_shards import decode_tokenised, read_shape
 from unimodel.tokenizers.unified import SequenceBuilder, TokenisedEpisode, first_place, sequence_length
+from unimodel.vocabulary import Modality
 
 
 class StageData:
@@ -121,6 +122,8 @@ class StageData:
             chosen = recalled[first : first + frames]
             if chosen.any():
                 corrupted = weigh_pictures(corrupted, sequence, chosen, memory.recalled_weight)
+            if number and memory.hidden_start_fraction and rng.random() < memory.hidden_start_fraction:
+                corrupted = hide_first_picture(corrupted, self._builder.vocabulary.mask(Modality.IMAGE))
             segments.append(corrupted)
         return join_segments(segments, memory.segment_tokens)
 
