@@ -5,9 +5,11 @@ Run: pytest tests/training/test_checkpoints.py
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from unimodel.training.checkpoint import (
 )
 from unimodel.training.checkpoint_writer import CheckpointWriter
 from unimodel.training.engine import start_process_group
+from unimodel.training.finished import require_same_config
 from unimodel.training.named_state import MOMENTS
 from unimodel.training.stored_state import AVERAGE, WEIGHT, Held, StoredState, rank_file
 
@@ -251,6 +254,20 @@ def test_another_config_is_refused_by_name(override: str, named: str, in_progres
     with pytest.raises(ValueError, match=f"made with another config; different: {named}"):
         train_here(changed)
     assert in_progress.run.metrics.read_bytes() == before
+
+
+def test_a_setting_that_is_newer_than_a_checkpoint_had_its_default(in_progress: TinyRun) -> None:
+    newest = load_checkpoint(list_checkpoints(in_progress.run.checkpoints)[0])
+    older = json.loads(json.dumps(newest.config))
+    del older["stages"]["unified"]["optimizer"]["weight_decay"]
+    older = replace(newest, config=older)
+    require_same_config(in_progress.config, older)
+    changed = load_config(in_progress.config_file, ["stages.unified.optimizer.weight_decay=0.5"])
+    with pytest.raises(ValueError, match=r"different: stages\.unified\.optimizer\.weight_decay \(was 0\.05, is 0\.5\)"):
+        require_same_config(changed, older)
+    unknown = replace(newest, config=newest.config | {"seed": 12, "retired": 1})
+    with pytest.raises(ValueError, match=r"different: seed \(was 12, is 11\)"):
+        require_same_config(in_progress.config, unknown)
 
 
 @pytest.mark.parametrize("setting", ["engine.zero=1", "engine.zero=3", "stages.unified.batch.accumulation=2"])

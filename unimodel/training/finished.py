@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
+
+from pydantic import ValidationError
 
 from unimodel.config import RunConfig
 from unimodel.config_file import settings_of
@@ -59,7 +62,7 @@ def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
 
     Stages after that of the checkpoint may differ, be new or be left out: nothing has come of them yet.
     """
-    now, then = settings_of(config), dict(checkpoint.config)
+    now, then = settings_of(config), _with_newer_settings(checkpoint.config)
     for settings in (now, then):
         settings["stages"] = _begun(settings["stages"], checkpoint.position.stage)
     differing = [difference for key in now for difference in differences(now[key], then.get(key), key)]
@@ -68,6 +71,14 @@ def require_same_config(config: RunConfig, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} was made with another config; different: {', '.join(differing[:5])}. "
             "Restore these values, or choose another `name` to start a new run"
         )
+
+
+def _with_newer_settings(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a checkpoint, and those that came after it by their defaults, with which a run is as it was."""
+    try:
+        return settings_of(RunConfig.model_validate_json(json.dumps(stored)))
+    except ValidationError:  # of a version that had other ones, which are told by name
+        return dict(stored)
 
 
 def _begun(stages: dict[str, Any], last: str) -> dict[str, Any]:
