@@ -23,7 +23,8 @@ one of its own size."""
 
 
 class EngineConfig(Settings):
-    """DeepSpeed. None of it changes what a run learns (docs/decisions/0014-parallelism.md): only where things lie."""
+    """DeepSpeed. None of it changes what a run learns (docs/decisions/0014-parallelism.md): only where things lie, and
+    in the two precisions how they are rounded."""
 
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"

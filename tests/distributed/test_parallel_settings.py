@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
 from mixed_modality import STAGE, local_batch
 from parallel_runs import metrics, train_again, train_on_ranks
@@ -45,6 +46,14 @@ OPTIMIZER, PARAMETERS = "engine.offload_optimizer=cpu", "engine.offload_paramete
 CHECKPOINTING, ON_HOST = "engine.activation_checkpointing=true", "engine.activation_offload=true"
 TWO_ROWS, HIERARCHY = "engine.sequence_parallel=2", "engine.hierarchical_ranks=2"
 MUON, BF16 = "stages.interactive.optimizer.kind=muon", "engine.precision=bf16"
+
+
+@pytest.mark.parametrize("precision", ["high", "medium", "highest"])
+def test_how_exact_products_are_is_said_to_torch_and_holds_until_another_run_says_otherwise(precision: str) -> None:
+    start_process_group(EngineConfig(matmul_precision=precision))  # pyright: ignore[reportArgumentType]
+    assert torch.get_float32_matmul_precision() == precision
+    start_process_group(EngineConfig())
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def zero(stage: int) -> str:

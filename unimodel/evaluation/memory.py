@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_pipelines.sources.since_seen import steps_since_seen
 from unimodel.batch import CorruptedSequence, pack
@@ -135,12 +136,10 @@ def recall(
         rows = padded if forgets else [[join_segments(segments, memory.segment_tokens)] for segments in asked]
         batch = pack(rows, most, loaded.bundle.pad_id).to(loaded.device)
         hidden = loaded.backbone.hidden(batch)
-        images, rewards = (loaded.bundle.vocabulary.range_of(m) for m in (Modality.IMAGE, Modality.REWARD))
+        rewards = loaded.bundle.vocabulary.range_of(Modality.REWARD)
         for row, (episode, gaps) in enumerate(zip(episodes[some], since[some], strict=True)):
             target = batch.target[row]
-            is_code = (target >= images.start) & (target < images.stop)
-            codes = loaded.backbone.logits(hidden[row, is_code], images).argmax(-1) + images.start == target[is_code]
-            right = codes.reshape(episode.num_frames - 1, -1).sum(1).cpu().numpy()
+            right = right_codes(loaded, hidden[row], target).reshape(episode.num_frames - 1, -1).sum(1)
             is_reward = (target >= rewards.start) & (target < rewards.stop)
             chances = loaded.backbone.logits(hidden[row, is_reward], rewards).softmax(-1).double().cpu().numpy()
             none = chances[:, reward_values(np.arange(REWARD_BINS)) == 0].sum(1)
@@ -148,6 +147,14 @@ def recall(
             is_told = bool((none[-1:] < 0.5).any())
             recalled.append(Recalled(gaps, right, episode.frames[0].size, is_rewarded, is_told))
     return recalled
+
+
+def right_codes(loaded: LoadedRun, hidden: Tensor, target: Tensor) -> np.ndarray:
+    """bool [codes asked for] which codes of pictures a row of hidden states [length, dim] tells right."""
+    images = loaded.bundle.vocabulary.range_of(Modality.IMAGE)
+    is_code = (target >= images.start) & (target < images.stop)
+    told = loaded.backbone.logits(hidden[is_code], images).argmax(-1) + images.start
+    return (told == target[is_code]).cpu().numpy()
 
 
 def segments_of(episode: TokenisedEpisode, builder: SequenceBuilder, memory: MemoryConfig) -> list[CorruptedSequence]:

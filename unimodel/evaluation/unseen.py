@@ -30,14 +30,13 @@ from unimodel.batch import PackedBatch, pack
 from unimodel.evaluation.findings import Findings
 from unimodel.evaluation.held_out import HeldOut
 from unimodel.evaluation.intervals import over_episodes, ratio
-from unimodel.evaluation.memory import EMPTY, EPISODES_AT_ONCE, segments_of
+from unimodel.evaluation.memory import EMPTY, EPISODES_AT_ONCE, right_codes, segments_of
 from unimodel.evaluation.table import Row
 from unimodel.memory.memory import Memory
 from unimodel.memory.state import choose
 from unimodel.objectives.segments import join_segments
 from unimodel.tokenizers.unified import TokenisedEpisode
 from unimodel.training.loaded_run import LoadedRun
-from unimodel.vocabulary import Modality
 
 HIDDEN = "hidden evolution"
 FROZEN = "the same memory, which stands still while nothing is seen"
@@ -113,7 +112,6 @@ def right_unseen(
     settings = loaded.config.stages[loaded.stage].memory
     assert settings is not None
     length, right = settings.segment_tokens, []
-    images = loaded.bundle.vocabulary.range_of(Modality.IMAGE)
     for begin in range(0, len(episodes), EPISODES_AT_ONCE):
         some = slice(begin, begin + EPISODES_AT_ONCE)
         rows = [join_segments(segments_of(one, loaded.bundle.builder, settings), length) for one in episodes[some]]
@@ -121,10 +119,8 @@ def right_unseen(
         batch = pack([[row] for row in rows], most, loaded.bundle.pad_id).to(loaded.device)
         hidden = hidden_where_written(loaded.backbone, batch, writes[some])
         for row, one in enumerate(asked[some]):
-            target = batch.target[row]
-            is_code = (target >= images.start) & (target < images.stop)
-            shown = loaded.backbone.logits(hidden[row, is_code], images).argmax(-1) + images.start == target[is_code]
-            is_right = np.logical_or(shown.cpu().numpy().reshape(one.moving.shape), ~one.moving)
+            shown = right_codes(loaded, hidden[row], batch.target[row]).reshape(one.moving.shape)
+            is_right = np.logical_or(shown, ~one.moving)
             right.append(int(is_right[one.looks].all(axis=1).sum()))
     return right
 
